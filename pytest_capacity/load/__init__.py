@@ -1,0 +1,1 @@
+"""Sending it on time: engines, their timers, and the guard that says what may be loaded at all."""

@@ -1,0 +1,1 @@
+"""pytest's door: options, marker, fixtures and outcomes. Imports the standard library and pytest only."""

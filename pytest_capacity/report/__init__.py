@@ -1,0 +1,1 @@
+"""Showing it: the texts that a person reads."""

@@ -1,0 +1,1 @@
+"""Keeping it: the record of one test, its schema, redaction and storage."""

@@ -1,0 +1,1 @@
+"""What was seen: intervals for shares and quantiles, batch means, digests, series."""
