@@ -1,0 +1,108 @@
+"""Reasons not to trust a measurement, each with its threshold, the reason for it, and a remedy.
+
+A doubt outranks a pass always, and a breach only where it can explain it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_capacity.protocols import Floats, Health, Ints
+
+LATE_FLOOR_S = 0.001
+"""Lateness below a millisecond moves no latency that an SLO in milliseconds could notice."""
+LATE_SHARE_OF_LIMIT = 0.02
+"""Lateness of 2 % of the bound moves a p99 by less than the interval around it."""
+PLAN_SHARE = 0.995
+"""Half a percent below plan is within what a rate's own interval leaves open."""
+TREND_GROWTH = 1.5
+"""A median that grew by half between the first and the last third did not settle."""
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """A reason not to trust a measurement. ``explains`` says which breaches it could have caused."""
+
+    kind: str
+    text: str
+    remedy: str
+    explains: tuple[str, ...] = ()
+
+
+def lateness_allowed_s(largest_limit_ms: float | None) -> float | None:
+    """How late the generator may send at its p99; None where no latency is bounded."""
+    if largest_limit_ms is None:
+        return None
+    return max(LATE_FLOOR_S, LATE_SHARE_OF_LIMIT * largest_limit_ms / 1000)
+
+
+def generator_doubts(
+    health: Health, planned: int, sent: int, smallest_limit_ms: float | None
+) -> tuple[Doubt, ...]:
+    """Doubts about the load itself: sent late, sent short of plan, or kept back by the in-flight bound."""
+    doubts = []
+    allowed_s = lateness_allowed_s(smallest_limit_ms)
+    if allowed_s is not None and smallest_limit_ms is not None and health.late_p99_s > allowed_s:
+        doubts.append(
+            Doubt(
+                "generator_late",
+                f"the load generator was late: p99 {health.late_p99_s * 1000:.3g} ms behind schedule, "
+                f"{allowed_s * 1000:.3g} ms allowed ({_lateness_rule(smallest_limit_ms)})",
+                "a quieter machine, or a lower rate",
+                ("latency",),
+            )
+        )
+    if health.not_sent:
+        doubts.append(
+            Doubt(
+                "in_flight_bound",
+                f"{health.not_sent} requests were not sent: {health.max_in_flight} were in flight already",
+                "max_in_flight above that, more file descriptors (ulimit -n), or a lower rate",
+            )
+        )
+    if sent + health.not_sent < PLAN_SHARE * planned:
+        doubts.append(
+            Doubt(
+                "short_of_plan",
+                f"the load generator sent {sent} of {planned} requests in time",
+                "a quieter machine, or a lower rate",
+                ("latency",),
+            )
+        )
+    return tuple(doubts)
+
+
+def _lateness_rule(limit_ms: float) -> str:
+    if LATE_SHARE_OF_LIMIT * limit_ms / 1000 > LATE_FLOOR_S:
+        return f"{LATE_SHARE_OF_LIMIT:.0%} of the {limit_ms:g} ms bound"
+    return "less than that moves no bound in milliseconds"
+
+
+def steadiness_doubt(latency_s: Floats, batch: Ints) -> Doubt | None:
+    """The doubt that latency was still rising at the end, or None.
+
+    Batch medians must rise by Kendall's rank test against time at 1 % (Mann, "Nonparametric tests against
+    trend", Econometrica 13 (1945)) and the last third's must be 1.5 times the first third's: either alone
+    occurs on steady servers.
+    """
+    medians = np.array([np.median(latency_s[batch == number]) for number in np.unique(batch)])
+    count = len(medians)
+    if count < 6:
+        return None
+    third = count // 3
+    first, last = float(np.median(medians[:third])), float(np.median(medians[-third:]))
+    if not last > TREND_GROWTH * first:
+        return None
+    later, earlier = np.triu_indices(count, 1)[::-1]
+    score = float(np.sign(np.nan_to_num(medians[later] - medians[earlier])).sum())
+    spread = (count * (count - 1) * (2 * count + 5) / 18) ** 0.5
+    if score / spread < 2.33:
+        return None
+    return Doubt(
+        "not_steady",
+        f"latency was still rising: its median went from {first * 1000:.3g} to {last * 1000:.3g} ms",
+        "a longer budget_s, and a look at what the server accumulates (queue, cache, memory)",
+        (),
+    )

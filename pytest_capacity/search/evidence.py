@@ -1,0 +1,126 @@
+"""What a controller has been told, joined into columns and judged bound by bound."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_capacity.protocols import Floats, Observation, Outcome
+from pytest_capacity.slo import SLO, Bound, Verdict
+from pytest_capacity.stats.batches import batch_of, design_effect, few_batches_factor, late_effect
+from pytest_capacity.stats.intervals import share_limits
+
+BATCH_S = 1.0
+"""Bursts near capacity last from tens of milliseconds to a second at the SLOs of model servers."""
+SHORT_BATCH_S = 0.5
+"""Below ten seconds of evidence whole seconds leave too few batches to compare."""
+
+_FAILED = np.array([outcome for outcome in Outcome if outcome.failed], dtype=np.uint8)
+_NO_EVIDENCE = np.array([Outcome.NOT_SENT, Outcome.CANCELLED, Outcome.PENDING], dtype=np.uint8)
+
+
+@dataclass(frozen=True)
+class BoundEvidence:
+    """One bound judged: shares of ``total`` requests, limits each at one-sided ``alpha``."""
+
+    bound: Bound
+    bad: int
+    total: int
+    effect: float
+    alpha: float
+    share_low: float
+    share_high: float
+
+    @property
+    def bad_share(self) -> float:
+        """The share of bad requests seen; 0 without any request."""
+        return self.bad / self.total if self.total else 0.0
+
+    @property
+    def verdict(self) -> Verdict:
+        """PASS or FAIL where the limits leave no other answer."""
+        if self.share_high <= self.bound.allowed_share:
+            return Verdict.PASS
+        return Verdict.FAIL if self.share_low > self.bound.allowed_share else Verdict.INCONCLUSIVE
+
+
+class Evidence:
+    """Final requests of one probe in the order told; those that say nothing of the server are left out."""
+
+    def __init__(self) -> None:
+        self._intended: list[Floats] = []
+        self._latency: list[Floats] = []
+        self._failed: list[npt.NDArray[np.bool_]] = []
+        self.start_s: float | None = None
+        self.end_s = 0.0
+
+    def add(self, observation: Observation) -> None:
+        """Take an observation's cohorts; the evidence then reaches to the last request told."""
+        if not len(observation.intended_s):
+            return
+        if self.start_s is None:
+            self.start_s = float(observation.intended_s[0])
+        self.end_s = float(observation.intended_s[-1])
+        kept = ~np.isin(observation.outcome, _NO_EVIDENCE)
+        failed = np.isin(observation.outcome[kept], _FAILED)
+        latency = np.where(failed, np.inf, observation.latency_s[kept])
+        late = observation.outcome[kept] == Outcome.LATE_UNANSWERED
+        self._intended.append(observation.intended_s[kept])
+        # Unanswered past the largest bound is late under every bound, by definition of a final cohort.
+        self._latency.append(np.where(late, np.inf, latency))
+        self._failed.append(failed)
+
+    @property
+    def seconds(self) -> float:
+        """The span of intended times, 0 without any."""
+        return 0.0 if self.start_s is None else self.end_s - self.start_s
+
+    def columns(self) -> tuple[Floats, Floats, npt.NDArray[np.bool_]]:
+        """Intended times, latencies (inf where failed or unanswered) and failures so far."""
+        if not self._intended:
+            return np.empty(0), np.empty(0), np.empty(0, dtype=np.bool_)
+        return np.concatenate(self._intended), np.concatenate(self._latency), np.concatenate(self._failed)
+
+    def since(self, start_s: float) -> Evidence:
+        """The part intended at ``start_s`` or later, to the observation."""
+        part = Evidence()
+        ends = (chunk[-1] if len(chunk) else -np.inf for chunk in self._intended)
+        first = next((i for i, end in enumerate(ends) if end >= start_s), None)
+        if first is not None:
+            part._intended, part._latency = self._intended[first:], self._latency[first:]
+            part._failed = self._failed[first:]
+            part.start_s, part.end_s = start_s, self.end_s
+        return part
+
+    def judge(self, slo: SLO, alpha: float, *, late_allowance_s: float = 0.0) -> tuple[BoundEvidence, ...]:
+        """Judge every bound; ``late_allowance_s`` is added to each latency limit."""
+        intended, latency, failed = self.columns()
+        batch_s = BATCH_S if self.seconds >= 10 * BATCH_S else SHORT_BATCH_S
+        batch = batch_of(intended, float(intended[0]) if len(intended) else 0.0, batch_s)
+        widening = few_batches_factor(len(np.unique(batch)), alpha)
+        judged = []
+        for bound in slo.bounds:
+            if bound.limit_ms is None:
+                bad, effect = failed, design_effect(failed, batch)
+            else:
+                limit_s = bound.limit_ms / 1000 + late_allowance_s
+                bad, effect = latency > limit_s, late_effect(latency, limit_s, batch)
+            # Widening stands for not knowing the bursts; data without any burst have none to know.
+            effect = effect * widening if effect > 1 else effect
+            low, high = share_limits(float(bad.sum()), len(bad), effect, alpha)
+            judged.append(BoundEvidence(bound, int(bad.sum()), len(bad), effect, alpha, low, high))
+        return tuple(judged)
+
+
+def binding(bounds: Sequence[BoundEvidence]) -> BoundEvidence:
+    """The bound that is nearest to breaking, or most broken: the greatest use of its allowed share."""
+    return max(
+        bounds,
+        key=lambda judged: (
+            judged.bad_share / judged.bound.allowed_share,
+            judged.share_high / judged.bound.allowed_share,
+        ),
+    )

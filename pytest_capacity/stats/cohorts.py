@@ -1,0 +1,147 @@
+"""Every request of a measurement in columns, and the cohorts in which a controller is told of them.
+
+A cohort is the requests intended in one tick. It is final when each of them is answered, failed, or older
+than the largest bound, so that a slow server holds nothing up. Pure: the caller says what time it is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_capacity.protocols import Floats, Ints, Outcome, Outcomes, Samples
+
+TICK_S = 0.25
+"""The length of a cohort, and about the time between two observations (design.md section 6)."""
+
+_EMPTY: dict[str, tuple[npt.DTypeLike, float]] = {
+    "intended_s": (np.float64, np.nan),
+    "sent_s": (np.float64, np.nan),
+    "first_byte_s": (np.float64, np.nan),
+    "done_s": (np.float64, np.nan),
+    "outcome": (np.uint8, Outcome.PENDING),
+    "status": (np.uint16, 0),
+    "operation": (np.uint16, 0),
+    "bytes_received": (np.int64, 0),
+}
+
+
+@dataclass(frozen=True)
+class Cohorts:
+    """The requests of the cohorts that have become final, in order; columns as in Observation."""
+
+    intended_s: Floats
+    latency_s: Floats
+    outcome: Outcomes
+    operation: npt.NDArray[np.uint16]
+
+
+class RowTable:
+    """The rows of one measurement, from the first intended to the last.
+
+    ``largest_limit_s`` is the age from which an unanswered request is known to be late.
+    """
+
+    def __init__(self, largest_limit_s: float) -> None:
+        self._limit_s = largest_limit_s
+        self._columns = {name: np.empty(0, dtype=dtype) for name, (dtype, _) in _EMPTY.items()}
+        self._count = 0
+        self._withdrawn = np.empty(0, dtype=np.bool_)
+        self._told = 0
+
+    def __len__(self) -> int:
+        return self._count
+
+    def plan(self, intended_s: Floats, operation: npt.NDArray[np.uint16]) -> int:
+        """Add rows that are to be sent; returns the number of the first."""
+        first = self._count
+        self._grow(first + len(intended_s))
+        self._columns["intended_s"][first : self._count] = intended_s
+        self._columns["operation"][first : self._count] = operation
+        return first
+
+    def withdraw(self, at_s: float) -> None:
+        """Take back the rows due at ``at_s`` or later that have not been sent: they never were."""
+        part = slice(0, self._count)
+        unsent = np.isnan(self._columns["sent_s"][part]) & (self._columns["outcome"][part] == Outcome.PENDING)
+        taken_back = unsent & (self._columns["intended_s"][part] >= at_s)
+        self._withdrawn[part] |= taken_back
+        # What follows is due from at_s on: the column stays ascending.
+        self._columns["intended_s"][part][taken_back] = at_s
+
+    def update(self, samples: Samples) -> None:
+        """Take rows as the engine reports them; rows of a closed loop appear here first."""
+        if not len(samples):
+            return
+        self._grow(int(samples.row.max()) + 1)
+        for column in fields(Samples):
+            if column.name in self._columns:
+                self._columns[column.name][samples.row] = getattr(samples, column.name)
+        self._withdrawn[samples.row] = False
+
+    def take_final(self, now_s: float, *, start_s: float, end_s: float = np.inf) -> Cohorts:
+        """Tell, once and in order, the cohorts of the load since ``start_s`` that have become final by now.
+
+        Ticks are counted from ``start_s``. Rows due from ``end_s`` on belong to the next probe; with
+        ``now_s`` at or past ``end_s`` a last, shorter tick ends there.
+        """
+        intended = self._columns["intended_s"][self._told : self._count]
+        outcome = self._columns["outcome"][self._told : self._count]
+        known = (outcome != Outcome.PENDING) | (now_s - intended > self._limit_s)
+        known |= self._withdrawn[self._told : self._count]
+        complete_until = start_s + TICK_S * np.floor((now_s - start_s) / TICK_S + 1e-9)
+        if now_s >= end_s:
+            complete_until = end_s
+        count = _first_true(intended >= min(complete_until, end_s))
+        open_row = _first_true(~known[:count])
+        if open_row < count:
+            # A tick with one open request is not told yet, nor is any tick after it.
+            ticks = np.floor((intended[:count] - start_s) / TICK_S)
+            count = _first_true(ticks >= ticks[open_row])
+        rows = slice(self._told, self._told + count)
+        self._told += count
+        return self._cohorts(rows, now_s)
+
+    def all_told(self, end_s: float) -> bool:
+        """Whether every row due before ``end_s`` has been told."""
+        return not bool((self._columns["intended_s"][self._told : self._count] < end_s).any())
+
+    def _cohorts(self, rows: slice, now_s: float) -> Cohorts:
+        kept = ~self._withdrawn[rows]
+        intended = self._columns["intended_s"][rows][kept]
+        outcome = self._columns["outcome"][rows][kept].copy()
+        done = self._columns["done_s"][rows][kept]
+        outcome[outcome == Outcome.PENDING] = Outcome.LATE_UNANSWERED
+        latency = np.where(np.isnan(done), now_s - intended, done - intended)
+        return Cohorts(intended, latency, outcome, self._columns["operation"][rows][kept])
+
+    def between(self, start_s: float, end_s: float) -> Samples:
+        """The rows due from ``start_s`` to before ``end_s``, withdrawn ones left out."""
+        intended = self._columns["intended_s"][: self._count]
+        due = (intended >= start_s) & (intended < end_s)
+        rows: Ints = np.flatnonzero(due & ~self._withdrawn[: self._count])
+        return Samples(row=rows, **{name: column[rows] for name, column in self._columns.items()})
+
+    def oldest_unanswered_s(self, now_s: float) -> float:
+        """The age of the oldest request that was sent and not answered; 0 where there is none."""
+        part = slice(0, self._count)
+        sent = ~np.isnan(self._columns["sent_s"][part])
+        waiting = sent & (self._columns["outcome"][part] == Outcome.PENDING)
+        return now_s - float(self._columns["intended_s"][part][waiting].min()) if waiting.any() else 0.0
+
+    def _grow(self, count: int) -> None:
+        capacity = len(self._withdrawn)
+        if count > capacity:
+            # Doubling keeps the cost of growing linear in the number of rows.
+            more = max(count, 2 * capacity, 1024) - capacity
+            for name, (dtype, empty) in _EMPTY.items():
+                self._columns[name] = np.concatenate([self._columns[name], np.full(more, empty, dtype=dtype)])
+            self._withdrawn = np.concatenate([self._withdrawn, np.zeros(more, dtype=np.bool_)])
+        self._count = max(self._count, count)
+
+
+def _first_true(flags: npt.NDArray[np.bool_]) -> int:
+    """The index of the first True, or the length where there is none."""
+    return int(flags.argmax()) if flags.any() else len(flags)
