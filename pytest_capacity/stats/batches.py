@@ -18,6 +18,9 @@ from pytest_capacity.stats.intervals import student_quantile
 FEW_BAD = 30
 """With fewer bad requests than this their own clustering cannot be seen; a lower threshold must show it."""
 
+NEAR_LIMIT = 0.25
+"""A latency below a quarter of the limit is no sign of the queue that would reach it."""
+
 
 def batch_of(times_s: Floats, start_s: float, batch_s: float) -> Ints:
     """The number of the batch, from zero, that each time falls in."""
@@ -56,11 +59,12 @@ def late_effect(latency_s: Floats, limit_s: float, batch: Ints) -> float:
     """The design effect of the share above ``limit_s``, borrowed from a lower threshold where that is rare.
 
     Where fewer than ``FEW_BAD`` values exceed the limit, their clustering cannot be told from chance; that of
-    the highest ``FEW_BAD`` values is known and, being nearer to the bulk, is taken instead where larger.
+    the highest ``FEW_BAD`` values can, and is taken where larger. The threshold never falls below
+    ``NEAR_LIMIT`` of the limit: how a server's jitter clusters far below says nothing of its queue.
     """
     late = latency_s > limit_s
     effect = design_effect(late, batch)
     if int(late.sum()) >= FEW_BAD or len(latency_s) < 4 * FEW_BAD:
         return effect
-    borrowed = np.partition(latency_s, len(latency_s) - FEW_BAD)[len(latency_s) - FEW_BAD]
-    return max(effect, design_effect(latency_s >= borrowed, batch))
+    highest = float(np.partition(latency_s, len(latency_s) - FEW_BAD)[len(latency_s) - FEW_BAD])
+    return max(effect, design_effect(latency_s >= max(highest, NEAR_LIMIT * limit_s), batch))
