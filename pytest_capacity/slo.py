@@ -37,6 +37,10 @@ class Inconclusive(Exception):
     """The measurement supports neither a pass nor a fail; the message says why and what to try."""
 
 
+class CapacityUsageError(Exception):
+    """What was asked for cannot be measured. No load was sent; the message says what to do."""
+
+
 @dataclass(frozen=True)
 class Bound:
     """One promise about all requests of the long run.
