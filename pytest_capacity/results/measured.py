@@ -1,0 +1,177 @@
+"""What one measurement came to, in plain data: the result a test gets, and what the record is made of."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from pytest_capacity.protocols import Floats, Health, Json, Probe, Samples
+from pytest_capacity.results.shapes import State
+from pytest_capacity.search.doubts import Doubt
+from pytest_capacity.search.sustain import SustainResult
+from pytest_capacity.slo import SLO, Breach, Verdict
+from pytest_capacity.stats.intervals import quantile_limits
+from pytest_capacity.stats.summary import failed_share
+
+
+@dataclass(frozen=True)
+class PreflightReply:
+    """One request sent before the load. ``text`` is empty where the reply was good."""
+
+    operation: str
+    status: int | None
+    latency_ms: float
+    text: str
+
+
+@dataclass(frozen=True)
+class PlayedProbe:
+    """A probe as it was played, its times in seconds since the load began.
+
+    ``late_after_s`` is the age at which a request is late under every latency bound.
+    """
+
+    probe: Probe
+    role: str
+    start_s: float
+    end_s: float
+    samples: Samples
+    late_after_s: float
+
+
+@dataclass(frozen=True)
+class BoundReport:
+    """One bound with its evidence and, where it bounds a latency, that quantile with its interval.
+
+    Latencies are in milliseconds, ``inf`` where the quantile lies among failed requests, NaN without any.
+    """
+
+    breach: Breach
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Measured:
+    """The result of a sustain measurement.
+
+    ``verdict`` is None where it was interrupted. ``state`` is ``complete``, ``stopped`` (by a safety rule),
+    ``interrupted`` or ``preflight`` (nothing but the preflight was sent). ``samples`` are the requests that
+    count as evidence, warm-up left out. Latencies count from the intended send time; a failed request counts
+    as infinitely slow. ``secrets`` are values that no text or file may show.
+    """
+
+    state: State
+    verdict: Verdict | None
+    qps: float
+    slo: SLO
+    message: str
+    stop_reason: str
+    arrivals: str
+    seed: int
+    budget_s: float
+    min_s: float
+    engine: str
+    target: dict[str, Json]
+    started_at: str
+    samples: Samples
+    probes: tuple[PlayedProbe, ...] = ()
+    preflight: tuple[PreflightReply, ...] = ()
+    result: SustainResult | None = None
+    health: Health = field(default_factory=Health)
+    examples: dict[str, str] = field(default_factory=dict)
+    latencies_ms: Floats = field(default_factory=lambda: np.empty(0))
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+
+    @property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """Reasons not to trust the measurement."""
+        return self.result.doubts if self.result else ()
+
+    @property
+    def bounds(self) -> tuple[BoundReport, ...]:
+        """Every bound of the SLO with its evidence."""
+        if self.result is None:
+            return ()
+        reports = []
+        for judged in self.result.bounds:
+            measured: tuple[float, float, float] | tuple[None, None, None] = (None, None, None)
+            if judged.bound.quantile is not None:
+                measured = quantile_limits(
+                    self.latencies_ms, judged.bound.quantile, judged.effect, judged.alpha
+                )
+            breach = Breach(judged.bound, judged.bad_share, judged.share_low, judged.share_high, *measured)
+            reports.append(BoundReport(breach, judged.verdict))
+        return tuple(reports)
+
+    @property
+    def breaches(self) -> tuple[Breach, ...]:
+        """The bounds shown not to hold; none unless the verdict is FAIL."""
+        if self.verdict is not Verdict.FAIL:
+            return ()
+        return tuple(report.breach for report in self.bounds if report.verdict is Verdict.FAIL)
+
+    def quantile_ms(self, quantile: float) -> float:
+        """A latency quantile, such as 0.99; ``inf`` where it lies among failed requests, NaN without any."""
+        return quantile_limits(self.latencies_ms, quantile, 1.0, 0.05)[0]
+
+    @property
+    def p50_ms(self) -> float:
+        """The median latency."""
+        return self.quantile_ms(0.5)
+
+    @property
+    def p90_ms(self) -> float:
+        """The latency that 90 % of the requests stay within."""
+        return self.quantile_ms(0.9)
+
+    @property
+    def p95_ms(self) -> float:
+        """The latency that 95 % of the requests stay within."""
+        return self.quantile_ms(0.95)
+
+    @property
+    def p99_ms(self) -> float:
+        """The latency that 99 % of the requests stay within."""
+        return self.quantile_ms(0.99)
+
+    @property
+    def p99_9_ms(self) -> float:
+        """The latency that 99.9 % of the requests stay within."""
+        return self.quantile_ms(0.999)
+
+    @property
+    def error_rate(self) -> float:
+        """The share of requests that the server failed."""
+        return failed_share(self.samples)
+
+    @property
+    def evidence_s(self) -> float:
+        """Seconds of load that count as evidence."""
+        return self.result.evidence_s if self.result else 0.0
+
+    @property
+    def load_s(self) -> float:
+        """Seconds of load, warm-up included."""
+        return max((played.end_s for played in self.probes), default=0.0)
+
+    @property
+    def requests(self) -> int:
+        """Requests sent under load, warm-up included."""
+        return sum(int((~np.isnan(played.samples.sent_s)).sum()) for played in self.probes)
+
+    @property
+    def offered_qps(self) -> float:
+        """Requests due a second while evidence was taken; NaN without any."""
+        return self._rate(len(self.samples))
+
+    @property
+    def achieved_qps(self) -> float:
+        """Requests answered well a second while evidence was taken; NaN without any."""
+        return self._rate(int(np.isfinite(self.latencies_ms).sum()))
+
+    def _rate(self, count: int) -> float:
+        measuring = [played for played in self.probes if played.role == "measure"]
+        span_s = sum(played.end_s - played.start_s for played in measuring)
+        return count / span_s if span_s > 0 else math.nan
