@@ -1,0 +1,207 @@
+"""The shell's door: ``pytest-capacity sustain URL --qps 200 --p99-ms 50``.
+
+Exit codes: 0 pass, 1 fail, 2 usage, 3 inconclusive, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import secrets
+import sys
+import time
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, TextIO
+
+from pytest_capacity import __version__
+from pytest_capacity.slo import CapacityUsageError, Verdict, slo_from_arguments
+
+EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
+USAGE, INTERRUPTED = 2, 130
+BOUNDS = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99_9_ms", "error_rate")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit code."""
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    try:
+        return sustain(options, sys.stdout, sys.stderr)
+    except (CapacityUsageError, TypeError, ValueError, OSError) as error:
+        print(f"pytest-capacity: {error}", file=sys.stderr)
+        return USAGE
+    except KeyboardInterrupt:
+        print("pytest-capacity: interrupted; the load has stopped", file=sys.stderr)
+        return INTERRUPTED
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The commands and their options."""
+    parser = argparse.ArgumentParser(
+        prog="pytest-capacity",
+        description="Ask a model server how much load it takes, and get an answer with its uncertainty.",
+    )
+    parser.add_argument("--version", action="version", version=f"pytest-capacity {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    command = commands.add_parser(
+        "sustain",
+        help="does URL sustain a rate under an SLO?",
+        description="Load URL open loop at a rate and judge it against an SLO. Exit code: 0 pass, 1 fail, "
+        "2 usage, 3 inconclusive, 130 interrupted.",
+    )
+    command.add_argument("--qps", type=float, required=True, help="requests a second that must be sustained")
+    command.add_argument("--min-s", type=float, default=10.0, help="least seconds of evidence (10)")
+    add_target_options(command)
+    add_slo_options(command)
+    add_run_options(command)
+    return parser
+
+
+def add_target_options(command: argparse.ArgumentParser) -> None:
+    """What to send, and where."""
+    group = command.add_argument_group("target")
+    group.add_argument("url", metavar="URL")
+    group.add_argument("--method", help="GET, or POST where there is a body")
+    body = group.add_mutually_exclusive_group()
+    body.add_argument("--json-body", metavar="FILE", type=Path, help="a JSON document to send")
+    body.add_argument("--body", metavar="FILE", type=Path, help="bytes to send as they are")
+    group.add_argument("--header", action="append", default=[], metavar="'NAME: VALUE'", help="repeatable")
+    group.add_argument(
+        "--bearer-env", metavar="VARIABLE", help="environment variable that holds a bearer token"
+    )
+    group.add_argument("--timeout-s", type=float, default=10.0, help="seconds for each request (10)")
+    group.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="allow a host other than this machine",
+    )
+
+
+def add_slo_options(command: argparse.ArgumentParser) -> None:
+    """The promise to be judged."""
+    group = command.add_argument_group("SLO (at least one bound)")
+    for name in BOUNDS:
+        unit = "SHARE" if name == "error_rate" else "MS"
+        group.add_argument(f"--{name.replace('_', '-')}", type=float, metavar=unit)
+
+
+def add_run_options(command: argparse.ArgumentParser) -> None:
+    """How to measure, and where the answer goes."""
+    group = command.add_argument_group("measurement")
+    group.add_argument(
+        "--budget-s", type=float, default=60.0, help="most seconds of load, warm-up included (60)"
+    )
+    group.add_argument("--arrivals", choices=("poisson", "constant"), default="poisson")
+    group.add_argument("--max-in-flight", type=int, metavar="N", help="bound on requests in flight")
+    group.add_argument("--seed", type=int, help="seed of arrivals (a fresh one)")
+    group.add_argument(
+        "--dir", type=Path, default=Path(".capacity"), help="where the record goes (.capacity)"
+    )
+    group.add_argument(
+        "--json", action="store_true", help="print the record, and nothing else, on standard output"
+    )
+
+
+def sustain(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    """Measure, tell the verdict in words, store the record.
+
+    Raises CapacityUsageError, TypeError, ValueError or OSError for what cannot be measured or stored.
+    """
+    from pytest_capacity.load.aiohttp_engine import AiohttpEngine  # noqa: PLC0415 - --help needs none of it
+    from pytest_capacity.measurement import Conditions, SustainRun  # noqa: PLC0415
+    from pytest_capacity.measurement.sustain import Requirement  # noqa: PLC0415
+    from pytest_capacity.report.text import plan_line, verdict_in_words  # noqa: PLC0415
+    from pytest_capacity.results.entries import TestRecord  # noqa: PLC0415
+
+    slo = slo_from_arguments({name: getattr(options, name) for name in BOUNDS})
+    conditions = Conditions(
+        engine=AiohttpEngine(),
+        seed=secrets.randbits(31) if options.seed is None else options.seed,
+        allow_hosts=tuple(options.allow_host),
+        arrivals=options.arrivals,
+        max_in_flight=options.max_in_flight,
+        on_progress=ProgressPrinter(err).show,
+    )
+    requirement = Requirement(slo, options.qps, options.budget_s, options.min_s)
+    run = SustainRun(make_target(options), requirement, conditions)
+    plan = run.plan
+    cost = plan_line(plan.min_s, plan.max_s, plan.min_requests, plan.max_requests, options.qps)
+    print(f"plan: {cost}; {slo.describe()}", file=err)
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    record = TestRecord(f"sustain-{stamp}", 1, "enforce", {})
+    try:
+        measured = run.run()
+    except KeyboardInterrupt:
+        record.add(run.measured(), "command line", None, options.dir, name=f"sustain-{stamp}.json")
+        raise
+    document, path = record.add(measured, "command line", None, options.dir, name=f"sustain-{stamp}.json")
+    print(verdict_in_words(document), file=err if options.json else out)
+    print(f"  {path}", file=err if options.json else out)
+    if options.json:
+        json.dump(document, out, indent=1)
+        print(file=out)
+    return EXIT_CODES[measured.verdict] if measured.verdict else INTERRUPTED
+
+
+def make_target(options: argparse.Namespace) -> Any:
+    """The HTTP target that the options describe; raises ValueError or OSError where they are wrong."""
+    from pytest_capacity.targets.http import HttpTarget  # noqa: PLC0415 - --help needs none of it
+
+    arguments: dict[str, Any] = {"method": options.method, "headers": read_headers(options)}
+    if options.json_body is not None:
+        try:
+            arguments["json"] = json.loads(options.json_body.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"--json-body {options.json_body}: not JSON ({error})") from error
+    if options.body is not None:
+        arguments["body"] = options.body.read_bytes()
+    return HttpTarget(options.url, timeout_s=options.timeout_s, **arguments)
+
+
+def read_headers(options: argparse.Namespace) -> dict[str, str]:
+    """The headers given, the bearer token among them; raises ValueError for a bad one."""
+    headers = {}
+    for line in options.header:
+        name, colon, value = line.partition(":")
+        if not colon or not name.strip():
+            # The value is not shown: it may be a credential.
+            raise ValueError("--header must be 'Name: value'")
+        headers[name.strip()] = value.strip()
+    if options.bearer_env:
+        token = os.environ.get(options.bearer_env)
+        if not token:
+            raise ValueError(f"--bearer-env: environment variable {options.bearer_env} is not set")
+        headers["Authorization"] = f"Bearer {token}"
+    return headers
+
+
+class ProgressPrinter:
+    """Live progress on standard error: one line rewritten on a terminal, one every ten seconds elsewhere."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._terminal = stream, stream.isatty()
+        self._next_s = 0.0
+
+    def show(self, progress: Any) -> None:
+        """Write how the measurement stands, unless it was written a moment ago."""
+        if time.monotonic() < self._next_s:
+            return
+        from pytest_capacity.report.text import progress_line  # noqa: PLC0415 - --help needs none of it
+
+        self._next_s = time.monotonic() + (1.0 if self._terminal else 10.0)
+        line = progress_line(
+            phase=progress.phase,
+            elapsed_s=progress.elapsed_s,
+            left_s=progress.left_s,
+            offered_qps=progress.offered_qps,
+            achieved_qps=progress.achieved_qps,
+            p99_ms=progress.p99_ms,
+            error_rate=progress.error_rate,
+        )
+        end = "\r" if self._terminal else "\n"
+        print(f"{line:<79}" if self._terminal else line, end=end, file=self._stream, flush=True)

@@ -1,0 +1,6 @@
+"""Measuring: the loop that joins controller, engine and health, and the measurements made with it."""
+
+from pytest_capacity.measurement.loop import Conditions, LoadRun, PreflightFailed, Progress
+from pytest_capacity.measurement.sustain import SustainRun
+
+__all__ = ["Conditions", "LoadRun", "PreflightFailed", "Progress", "SustainRun"]

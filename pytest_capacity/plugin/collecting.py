@@ -1,0 +1,106 @@
+"""Checking capacity tests once they are selected, all at once and before any load."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Iterable
+
+import pytest
+
+from pytest_capacity.plugin.demand import Demand, read_demand
+from pytest_capacity.plugin.options import Settings
+from pytest_capacity.plugin.state import DEMAND, is_capacity_item, is_marked, uses_measuring_fixture
+
+NO_TARGET = (
+    "no target: give --capacity-url=URL, or define a session fixture capacity_target that returns a URL "
+    "or an HttpTarget"
+)
+
+
+def prepare(item: pytest.Item) -> None:
+    """Make a collected item selectable by ``-m capacity`` and see that a marked one gets its target."""
+    if uses_measuring_fixture(item):
+        if item.get_closest_marker("capacity") is None:
+            item.add_marker("capacity")
+    elif item.get_closest_marker("capacity") is not None:
+        names = getattr(item, "fixturenames", None)
+        if names is not None and "capacity_target" not in names:
+            names.append("capacity_target")
+
+
+def find_problems(items: Iterable[pytest.Item], settings: Settings) -> dict[str, str]:
+    """What is wrong with each bad test, by node id; good marked tests get their demand."""
+    problems = {}
+    for item in items:
+        if not is_capacity_item(item):
+            continue
+        problem = _problem(item, settings)
+        if problem:
+            problems[item.nodeid] = problem
+    return problems
+
+
+def _problem(item: pytest.Item, settings: Settings) -> str | None:
+    cls = getattr(item, "cls", None)
+    if isinstance(cls, type) and issubclass(cls, unittest.TestCase):
+        return "unittest.TestCase methods cannot be measured: use a plain function or class"
+    if not hasattr(item, "fixturenames"):
+        return "only Python test functions can be measured"
+    if is_marked(item) and uses_measuring_fixture(item):
+        return "the marker measures after the body and the fixture measures in it: use one of the two"
+    if is_marked(item):
+        try:
+            demand = _demand_of(item)
+            _check_plan(demand, settings)
+        except (TypeError, ValueError) as error:
+            return str(error)
+        item.stash[DEMAND] = demand
+    if settings.url is None and _target_is_default(item):
+        return NO_TARGET
+    return None
+
+
+def _demand_of(item: pytest.Item) -> Demand:
+    marker = item.get_closest_marker("capacity")
+    if marker is None:
+        raise TypeError("the test has no capacity marker")
+    if marker.args:
+        raise TypeError(f"capacity takes keyword arguments only, not {marker.args[0]!r}")
+    return read_demand(marker.kwargs)
+
+
+def _check_plan(demand: Demand, settings: Settings) -> None:
+    # Only here does a run with capacity tests begin to import what measures.
+    from pytest_capacity.load.guard import Ceilings, LoadRefused  # noqa: PLC0415
+    from pytest_capacity.search.plan import plan_sustain  # noqa: PLC0415
+
+    plan = plan_sustain(demand.slo, demand.qps, min_s=demand.min_s, budget_s=demand.budget_s)
+    most_s = demand.budget_s * (2 if plan.extension else 1)
+    try:
+        Ceilings(settings.max_qps, settings.max_requests, settings.max_s).check(
+            demand.qps, demand.qps * most_s, most_s
+        )
+    except LoadRefused as error:
+        raise ValueError(str(error)) from error
+
+
+def _target_is_default(item: pytest.Item) -> bool:
+    """Whether nothing overrides the plugin's own ``capacity_target`` for this test.
+
+    pytest has no public way to ask before the fixture runs; without the answer the fixture itself reports.
+    """
+    info = getattr(item, "_fixtureinfo", None)
+    definitions = getattr(info, "name2fixturedefs", {}).get("capacity_target")
+    if definitions is None:
+        manager = getattr(item.session, "_fixturemanager", None)
+        definitions = manager.getfixturedefs("capacity_target", item) if manager else None
+    if not definitions:
+        return False
+    return getattr(definitions[-1].func, "__module__", "") == "pytest_capacity.plugin.fixtures"
+
+
+def usage_text(problems: dict[str, str]) -> str:
+    """One message for all bad tests."""
+    count = len(problems)
+    head = f"{count} capacity test{'s' * (count > 1)} cannot run, no load was sent:"
+    return "\n".join([head, *(f"  {nodeid}: {problem}" for nodeid, problem in problems.items())])

@@ -1,0 +1,106 @@
+"""What a test demands, read from its marker's or a call's arguments; standard library only."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pytest_capacity.slo import QUANTILE_NAME, SLO, slo_from_arguments
+
+ARRIVALS = ("poisson", "constant")
+MODEL_KEYS = ("name", "class", "size")
+
+MARKER_HELP = (
+    "capacity(*, qps, p50_ms, p90_ms, p95_ms, p99_ms, p99_9_ms, error_rate, slo, arrivals='poisson', "
+    "budget_s=60, min_s=10, max_in_flight, model): after the test's body, load its capacity_target with qps "
+    "requests a second and require the SLO; any quantile can be bounded (p97_ms, p99_95_ms)"
+)
+
+
+@dataclass(frozen=True)
+class Demand:
+    """The SLO and the rate that a test requires, and how it is to be measured."""
+
+    slo: SLO
+    qps: float
+    arrivals: str = "poisson"
+    budget_s: float = 60.0
+    min_s: float = 10.0
+    max_in_flight: int | None = None
+    model: Mapping[str, object] | None = None
+
+
+def read_demand(arguments: Mapping[str, object]) -> Demand:
+    """Check a marker's arguments.
+
+    Raises TypeError or ValueError; the message says what is wrong and what was probably meant.
+    """
+    known = {"qps", "slo", "arrivals", "budget_s", "min_s", "max_in_flight", "model", "error_rate"}
+    bounds = {name: value for name, value in arguments.items() if QUANTILE_NAME.fullmatch(name)}
+    unknown = [name for name in arguments if name not in known and name not in bounds]
+    if unknown:
+        raise TypeError("; ".join(_unknown(name, known) for name in unknown))
+    if arguments.get("qps") is None:
+        raise TypeError("qps is required: the rate, in requests a second, that must be sustained")
+    qps = _positive("qps", arguments["qps"])
+    arrivals = arguments.get("arrivals", "poisson")
+    if arrivals not in ARRIVALS:
+        raise ValueError(f"arrivals={arrivals!r} is neither 'poisson' nor 'constant'")
+    return Demand(
+        slo=_read_slo(arguments.get("slo"), {**bounds, "error_rate": arguments.get("error_rate")}),
+        qps=qps,
+        arrivals=str(arrivals),
+        budget_s=_positive("budget_s", arguments.get("budget_s", 60.0)),
+        min_s=_positive("min_s", arguments.get("min_s", 10.0)),
+        max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
+        model=_read_model(arguments.get("model")),
+    )
+
+
+def _read_slo(slo: object, bounds: Mapping[str, object]) -> SLO:
+    given = [name for name, value in bounds.items() if value is not None]
+    if slo is None:
+        return slo_from_arguments(bounds)
+    if not isinstance(slo, SLO):
+        raise TypeError(f"slo must be an SLO, such as SLO(p99_ms=50), not {slo!r}")
+    if given:
+        raise TypeError(f"slo and {given[0]} are given: say all bounds in one of the two")
+    return slo
+
+
+def _unknown(name: str, known: set[str]) -> str:
+    if name.startswith("p") and any(digit in name for digit in "0123456789"):
+        try:
+            slo_from_arguments({name: 1.0})
+        except TypeError as error:
+            return str(error).replace("unknown bound", "unknown argument")
+    close = difflib.get_close_matches(name, [*known, "p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99_9_ms"], n=1)
+    return f"unknown argument {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")
+
+
+def _positive(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, not {value!r}")
+    if not (math.isfinite(value) and value > 0):
+        raise ValueError(f"{name}={value!r} must be positive")
+    return float(value)
+
+
+def _read_in_flight(value: object) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"max_in_flight={value!r} must be a whole number of at least 1")
+    return value
+
+
+def _read_model(value: object) -> Mapping[str, object] | None:
+    if value is None:
+        return None
+    if not isinstance(value, Mapping) or not set(value) <= set(MODEL_KEYS) or "name" not in value:
+        raise TypeError(f"model={value!r} must be a dict with 'name' and perhaps 'class' and 'size'")
+    if not all(isinstance(part, (str, int, float)) for part in value.values()):
+        raise TypeError(f"model={value!r} must hold text and numbers only")
+    return value

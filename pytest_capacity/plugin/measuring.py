@@ -1,0 +1,100 @@
+"""Measuring for a test: from its demand to a record on disk and an outcome.
+
+This module imports what measures; nothing imports it until a capacity test runs.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from pytest_capacity.load.aiohttp_engine import AiohttpEngine
+from pytest_capacity.load.guard import Ceilings
+from pytest_capacity.measurement import Conditions, SustainRun
+from pytest_capacity.measurement.sustain import Requirement
+from pytest_capacity.plugin.demand import Demand
+from pytest_capacity.plugin.options import Settings
+from pytest_capacity.plugin.outcome import enforce, properties_of
+from pytest_capacity.plugin.state import ROWS, SETTINGS
+from pytest_capacity.plugin.terminal import ProgressLine
+from pytest_capacity.report.text import failure_text
+from pytest_capacity.results.entries import TestRecord
+from pytest_capacity.results.measured import Measured
+from pytest_capacity.results.record import summary_of
+from pytest_capacity.slo import CapacityUsageError, SLOViolation
+from pytest_capacity.targets.resolve import as_target
+
+RECORD = pytest.StashKey[TestRecord]()
+
+
+def measure(item: pytest.Item, target: object, demand: Demand, *, source: str) -> Measured:
+    """Measure, keep the record, and end the test as the verdict says.
+
+    Raises SLOViolation, Inconclusive or CapacityUsageError, or skips, as the options want it.
+    """
+    __tracebackhide__ = True
+    settings = item.config.stash[SETTINGS]
+    progress = ProgressLine(item.config, item.name)
+    record = _record_of(item, settings)
+    run = _prepare(target, demand, settings, progress, record.count)
+    try:
+        measured = run.smoke() if settings.mode == "smoke" else run.run()
+    except CapacityUsageError:
+        raise
+    except BaseException:
+        # Whatever ends the load from outside (Ctrl-C, SIGTERM, a timeout's exception) leaves what was seen.
+        _keep(item, run.measured(), demand, settings, source)
+        raise
+    finally:
+        progress.clear()
+    if settings.mode == "smoke":
+        if measured.message:
+            raise SLOViolation(measured.message)
+        pytest.skip("SLO not judged: smoke mode sent a few requests and all replies were good")
+    text, headline = _keep(item, measured, demand, settings, source)
+    enforce(measured.verdict, text, headline, settings)
+    return measured
+
+
+def _prepare(
+    target: object, demand: Demand, settings: Settings, progress: ProgressLine, number: int
+) -> SustainRun:
+    __tracebackhide__ = True
+    conditions = Conditions(
+        engine=AiohttpEngine(),
+        # A second measurement of a test must not send the first one's requests at the same moments again.
+        seed=settings.seed + number,
+        allow_hosts=settings.allow_hosts,
+        ceilings=Ceilings(settings.max_qps, settings.max_requests, settings.max_s),
+        arrivals="constant" if demand.arrivals == "constant" else "poisson",
+        max_in_flight=demand.max_in_flight,
+        on_progress=progress.show,
+    )
+    requirement = Requirement(demand.slo, demand.qps, demand.budget_s, demand.min_s)
+    try:
+        return SustainRun(as_target(target), requirement, conditions)
+    except (TypeError, ValueError) as error:
+        raise CapacityUsageError(f"capacity_target: {error}") from error
+
+
+def _keep(
+    item: pytest.Item, measured: Measured, demand: Demand, settings: Settings, source: str
+) -> tuple[str, str]:
+    """Write the record anew with this measurement in it; returns its text for people and its headline."""
+    record, path = _record_of(item, settings).add(measured, source, demand.model, settings.directory)
+    shown = path.relative_to(item.config.rootpath) if path.is_relative_to(item.config.rootpath) else path
+    row = dict(summary_of(record, artifact=str(shown)))
+    # One row a test: it joins all its measurements, as the record does.
+    item.stash[ROWS] = [row]
+    others = [(name, value) for name, value in item.user_properties if not name.startswith("capacity.")]
+    item.user_properties[:] = [*others, *properties_of(row)]
+    return failure_text(record, artifact=str(shown)), str(row["headline"])
+
+
+def _record_of(item: pytest.Item, settings: Settings) -> TestRecord:
+    """The record of this execution of the test; a rerun begins a new one."""
+    # pytest-rerunfailures counts a test's executions here; without it there is one.
+    attempt = int(getattr(item, "execution_count", 1))
+    record = item.stash.get(RECORD, None)
+    if record is None or record.attempt != attempt:
+        record = item.stash[RECORD] = TestRecord(item.nodeid, attempt, settings.mode, settings.overrides)
+    return record
