@@ -9,17 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pytest_capacity.plugin.fixtures import Capacity
     from pytest_capacity.slo import SLO, Bound, Breach, Inconclusive, SLOViolation, Verdict
     from pytest_capacity.targets.http import HttpTarget
 
 __version__ = "0.1.0"
 
-__all__ = ["SLO", "Bound", "Breach", "HttpTarget", "Inconclusive", "SLOViolation", "Verdict"]
+__all__ = ["SLO", "Bound", "Breach", "Capacity", "HttpTarget", "Inconclusive", "SLOViolation", "Verdict"]
 
 _HOME = {
     "SLO": "pytest_capacity.slo",
     "Bound": "pytest_capacity.slo",
     "Breach": "pytest_capacity.slo",
+    "Capacity": "pytest_capacity.plugin.fixtures",
     "HttpTarget": "pytest_capacity.targets.http",
     "Inconclusive": "pytest_capacity.slo",
     "SLOViolation": "pytest_capacity.slo",

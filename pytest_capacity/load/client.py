@@ -99,8 +99,7 @@ class _OneAttemptConnector(aiohttp.TCPConnector):
         flight.attempted = True
         connection = await super().connect(req, traces, timeout)
         flight.connected = True
-        if self._transports is not None:
-            self._remember(connection.transport)
+        self._remember(connection.transport)
         return connection
 
     def abort(self) -> None:
@@ -111,8 +110,8 @@ class _OneAttemptConnector(aiohttp.TCPConnector):
         for transport in self._transports or ():
             transport.abort()
 
-    def _remember(self, transport: asyncio.Transport) -> None:
-        if self._transports is None:
+    def _remember(self, transport: asyncio.Transport | None) -> None:
+        if self._transports is None or transport is None:
             return
         self._transports.add(transport)
         if len(self._transports) > self._transports_kept:

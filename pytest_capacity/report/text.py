@@ -74,7 +74,7 @@ def progress_line(
     ``p99_ms`` and ``error_rate`` are None while nothing was answered, ``left_s`` where the end is not known.
     """
     parts = [
-        f"{phase} {seconds(elapsed_s)} s".strip() if phase else f"t {seconds(elapsed_s)} s",
+        f"{phase or 't'} {seconds(elapsed_s)} s",
         f"offered {per_second(offered_qps)}",
         f"achieved {per_second(achieved_qps)}",
         f"p99 {milliseconds(p99_ms)}",
@@ -82,7 +82,10 @@ def progress_line(
     ]
     if left_s is not None:
         parts.append(f"{max(0.0, left_s):.0f} s left")
-    return middle_shortened("  ".join(parts), _PROGRESS_COLUMNS)
+    if len("  ".join(parts)) > _PROGRESS_COLUMNS:
+        # The rate offered is the one that was asked for, which the reader knows.
+        del parts[1]
+    return "  ".join(parts)[:_PROGRESS_COLUMNS]
 
 
 def plan_line(min_s: float, max_s: float, min_requests: int, max_requests: int, qps: float) -> str:
@@ -171,8 +174,9 @@ def _load(record: Record, measurement: Measurement) -> list[str]:
             f"{measurement['requests']:,} requests{punctual}"
         )
         lines += wrapped(text, first="  ", later="    ")
-    if measurement["state"] in ("stopped", "interrupted") and measurement["stop_reason"]:
-        lines += wrapped(f"{measurement['state']}: {measurement['stop_reason']}", first="  ", later="    ")
+    ended, reason = measurement["state"], measurement["stop_reason"]
+    if ended in ("stopped", "interrupted") and reason and reason not in headline_of(record):
+        lines += wrapped(f"{ended}: {reason}", first="  ", later="    ")
     return lines
 
 

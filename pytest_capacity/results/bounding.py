@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -12,21 +13,25 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Limits:
-    """The most that a record may hold: characters a text, entries a list or map, and so on."""
+    """The most that a record may hold.
+
+    ``text`` characters in a text, ``items`` in a list or map, ``entries`` in a map of the user's own with all
+    that is nested in it, ``bins`` in a series.
+    """
 
     text: int
     items: int
+    entries: int
     probes: int
     bins: int
     measurements: int
-    depth: int
 
 
 LEVELS = (
-    Limits(text=500, items=30, probes=200, bins=120, measurements=20, depth=6),
-    Limits(text=300, items=20, probes=100, bins=60, measurements=12, depth=4),
-    Limits(text=160, items=10, probes=50, bins=30, measurements=8, depth=3),
-    Limits(text=60, items=5, probes=20, bins=15, measurements=4, depth=2),
+    Limits(text=500, items=30, entries=200, probes=200, bins=120, measurements=20),
+    Limits(text=300, items=20, entries=100, probes=100, bins=60, measurements=12),
+    Limits(text=160, items=10, entries=50, probes=50, bins=30, measurements=8),
+    Limits(text=60, items=5, entries=20, probes=20, bins=15, measurements=4),
 )
 """From what a long run needs to what even a hostile server's texts cannot take past 200 kB."""
 
@@ -35,8 +40,11 @@ _KEY_CHARACTERS = 80
 _CENTROIDS = 300
 
 
-def bounded(record: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
-    """A copy of a plain record within the limits; what was left out is named in the generator's notes."""
+def trimmed(record: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """A copy of a plain record with no more entries than the limits allow, its texts as long as they are.
+
+    What was left out is named in the notes.
+    """
     cuts: list[str] = []
     measurements = record["measurements"]
     first = max(0, len(measurements) - limits.measurements)
@@ -58,12 +66,16 @@ def bounded(record: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
         "probes": _evenly(probes, limits.probes),
         "environment": {
             **record["environment"],
-            "overrides": _free(record["environment"]["overrides"], limits, limits.depth),
+            "overrides": _free(record["environment"]["overrides"], limits),
         },
-        "trace": _free(record["trace"], limits, limits.depth),
+        "trace": _free(record["trace"], limits),
     }
-    kept["generator"] = {**generator, "notes": _noted(generator["notes"], limits, cuts)}
-    short: dict[str, Any] = _clip(kept, limits.text)
+    return {**kept, "generator": {**generator, "notes": _noted(generator["notes"], limits, cuts)}}
+
+
+def clipped(record: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """A copy of a record with no text longer than the limits allow, control characters taken out."""
+    short: dict[str, Any] = _clip(record, limits.text)
     return {**short, "nodeid": _identity(record["nodeid"])}
 
 
@@ -78,7 +90,7 @@ def _measurement(measurement: Mapping[str, Any], limits: Limits) -> dict[str, An
         digest = {**digest, "centroids": _joined(digest["centroids"])}
     kept = {
         **measurement,
-        "target": _free(measurement["target"], limits, limits.depth),
+        "target": _free(measurement["target"], limits),
         "bounds": _few(measurement["bounds"], limits, "bounds", cuts),
         "outcomes": _greatest(measurement["outcomes"], limits.items),
         "status_counts": _greatest(measurement["status_counts"], limits.items),
@@ -118,19 +130,23 @@ def _greatest(counts: Mapping[str, int], most: int) -> dict[str, int]:
     return {**dict(ranked[: most - 1]), "more": sum(count for _, count in ranked[most - 1 :])}
 
 
-def _free(value: Any, limits: Limits, depth: int) -> Any:
-    """A map of the user's own, cut in width and depth; ``...`` stands for what is missing."""
-    if isinstance(value, dict):
-        entries = list(value.items())[: limits.items] if depth else []
-        kept = {key[:_KEY_CHARACTERS]: _free(item, limits, depth - 1) for key, item in entries}
-        left_out = len(value) - len(entries)
-        return {**kept, "...": f"{left_out} more"} if left_out else kept
-    if isinstance(value, list):
-        shown = value[: limits.items] if depth else []
-        left_out = len(value) - len(shown)
-        more = [f"... {left_out} more"] if left_out else []
-        return [*(_free(item, limits, depth - 1) for item in shown), *more]
-    return value
+def _free(value: Any, limits: Limits) -> Any:
+    """A map of the user's own with so many entries at most; ``...`` counts those that are missing."""
+    places = iter(range(limits.entries))
+
+    def kept(node: Any) -> Any:
+        if isinstance(node, dict):
+            some = islice(node.items(), limits.items)
+            entries = {key: kept(item) for key, item in some if next(places, None) is not None}
+            missing = len(node) - len(entries)
+            return {**entries, "...": f"{missing} more"} if missing else entries
+        if isinstance(node, list):
+            shown = [kept(item) for item in node[: limits.items] if next(places, None) is not None]
+            missing = len(node) - len(shown)
+            return [*shown, f"... {missing} more"] if missing else shown
+        return node
+
+    return kept(value)
 
 
 def _clip(value: Any, characters: int) -> Any:
@@ -138,7 +154,7 @@ def _clip(value: Any, characters: int) -> Any:
     if isinstance(value, str):
         plain = value if value.isprintable() else "".join(c if c.isprintable() else " " for c in value)
         return plain if len(plain) <= characters else plain[: characters - 3] + "..."
-    if isinstance(value, dict):
+    if isinstance(value, Mapping):
         return {_clip(key, _KEY_CHARACTERS): _clip(item, characters) for key, item in value.items()}
     if isinstance(value, list):
         return [_clip(item, characters) for item in value]

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, cast
 
 from pytest_capacity.protocols import Health, Json
-from pytest_capacity.results.bounding import LEVELS, bounded
+from pytest_capacity.results.bounding import LEVELS, clipped, trimmed
 from pytest_capacity.results.redact import redact_record
 from pytest_capacity.results.schema import SCHEMA_VERSION
 from pytest_capacity.results.shapes import (
@@ -88,7 +88,7 @@ def make_record(
 ) -> Record:
     """Join the parts into a record that can be stored as it is.
 
-    Secrets are masked first, so that no shortened text keeps half of one. What is infinite or not a number
+    Secrets are masked before texts are cut, so that none keeps half of one. What is infinite or not a number
     becomes None, numpy's numbers become Python's, floats keep seven digits. Long texts, lists and series are
     shortened as little as the size allows, with a note saying so.
     """
@@ -110,10 +110,10 @@ def make_record(
         "trace": trace,
         "model": model,
     }
-    plain = redact_record(_plain(parts), secrets)
-    record = plain
-    for limits in LEVELS:
-        record = bounded(plain, limits)
+    plain = _plain(parts)
+    known = tuple(secrets)
+    records = (clipped(redact_record(trimmed(plain, limits), known), limits) for limits in LEVELS)
+    for record in records:
         if len(json_text(record).encode()) <= MAX_BYTES:
             break
     return cast("Record", record)

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
-from pytest_capacity.protocols import Json
-
 if TYPE_CHECKING:
-    # Reports read records and need no numpy; only the type comes from the room that does.
+    # Reports read records and need no numpy, which these modules import.
+    from pytest_capacity.protocols import Json
     from pytest_capacity.stats.series import Series
 
 VerdictName: TypeAlias = Literal["PASS", "FAIL", "INCONCLUSIVE", "MEASURED"]
 Kind: TypeAlias = Literal["sustain", "search", "replay"]
 State: TypeAlias = Literal["complete", "interrupted", "stopped", "preflight"]
 Source: TypeAlias = Literal["marker", "call", "command line"]
-Free: TypeAlias = dict[str, Json]
+Free: TypeAlias = "dict[str, Json]"
 """A map whose keys are the user's own."""
 
 

@@ -75,8 +75,8 @@ def generator_doubts(
 
 
 def _lateness_rule(limit_ms: float) -> str:
-    if LATE_SHARE_OF_LIMIT * limit_ms / 1000 > LATE_FLOOR_S:
-        return f"{LATE_SHARE_OF_LIMIT:.0%} of the {limit_ms:g} ms bound"
+    if LATE_SHARE_OF_LIMIT * limit_ms / 1000 >= LATE_FLOOR_S:
+        return f"{LATE_SHARE_OF_LIMIT * 100:g} % of the {limit_ms:g} ms bound"
     return "less than that moves no bound in milliseconds"
 
 

@@ -149,7 +149,9 @@ class Sustain:
         evidence = self._measured if self._measured.seconds else self._warmup
         self._bounds = evidence.judge(self.slo, ALPHA)
         breached = any(judged.verdict is Verdict.FAIL for judged in self._bounds)
-        doubt = Doubt("stopped", f"the load was stopped: {reason}", "the server's log", ())
+        doubt = Doubt(
+            "stopped", f"the load was stopped: {reason}", "the server's log, or fresh credentials", ()
+        )
         self._end(Verdict.FAIL if breached else Verdict.INCONCLUSIVE, reason, () if breached else (doubt,))
 
     def result(self) -> SustainResult:
