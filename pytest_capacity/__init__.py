@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pytest_capacity.plugin.fixtures import Capacity
+    from pytest_capacity.plugin.driver import Capacity
     from pytest_capacity.slo import SLO, Bound, Breach, Inconclusive, SLOViolation, Verdict
     from pytest_capacity.targets.http import HttpTarget
 
@@ -21,7 +21,7 @@ _HOME = {
     "SLO": "pytest_capacity.slo",
     "Bound": "pytest_capacity.slo",
     "Breach": "pytest_capacity.slo",
-    "Capacity": "pytest_capacity.plugin.fixtures",
+    "Capacity": "pytest_capacity.plugin.driver",
     "HttpTarget": "pytest_capacity.targets.http",
     "Inconclusive": "pytest_capacity.slo",
     "SLOViolation": "pytest_capacity.slo",

@@ -1,6 +1,7 @@
-"""The shell's door: ``pytest-capacity sustain URL --qps 200 --p99-ms 50``.
+"""The shell's door: ``pytest-capacity search URL --p99-ms 50`` and ``sustain URL --qps 200 --p99-ms 50``.
 
-Exit codes: 0 pass, 1 fail, 2 usage, 3 inconclusive, 130 interrupted.
+Exit codes: 0 pass or measured, 1 fail or unattainable, 2 usage, 3 inconclusive or not converged,
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -12,24 +13,31 @@ import secrets
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from pytest_capacity import __version__
-from pytest_capacity.slo import CapacityUsageError, Verdict, slo_from_arguments
+from pytest_capacity.slo import SLO, CapacityUsageError, Verdict, slo_from_arguments
 
-EXIT_CODES = {Verdict.PASS: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
+if TYPE_CHECKING:
+    from pytest_capacity.measurement import Conditions, Progress, Run
+
+EXIT_CODES = {Verdict.PASS: 0, Verdict.MEASURED: 0, Verdict.FAIL: 1, Verdict.INCONCLUSIVE: 3}
 USAGE, INTERRUPTED = 2, 130
 BOUNDS = ("p50_ms", "p90_ms", "p95_ms", "p99_ms", "p99_9_ms", "error_rate")
+CODES_HELP = "Exit code: 0 pass, 1 fail, 2 usage, 3 inconclusive, 130 interrupted."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    parser = make_parser()
-    options = parser.parse_args(arguments)
+    options = make_parser().parse_args(arguments)
+    if sys.platform == "win32":
+        print("pytest-capacity: measuring works on Linux and macOS only", file=sys.stderr)
+        return USAGE
     try:
-        return sustain(options, sys.stdout, sys.stderr)
+        return measure(options, sys.stdout, sys.stderr)
     except (CapacityUsageError, TypeError, ValueError, OSError) as error:
         print(f"pytest-capacity: {error}", file=sys.stderr)
         return USAGE
@@ -46,17 +54,31 @@ def make_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"pytest-capacity {__version__}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    command = commands.add_parser(
+    sustain = commands.add_parser(
         "sustain",
         help="does URL sustain a rate under an SLO?",
-        description="Load URL open loop at a rate and judge it against an SLO. Exit code: 0 pass, 1 fail, "
-        "2 usage, 3 inconclusive, 130 interrupted.",
+        description=f"Load URL open loop at a rate and judge it against an SLO. {CODES_HELP}",
     )
-    command.add_argument("--qps", type=float, required=True, help="requests a second that must be sustained")
-    command.add_argument("--min-s", type=float, default=10.0, help="least seconds of evidence (10)")
-    add_target_options(command)
-    add_slo_options(command)
-    add_run_options(command)
+    sustain.add_argument("--qps", type=float, required=True, help="requests a second that must be sustained")
+    sustain.add_argument("--min-s", type=float, default=10.0, help="least seconds of evidence (10)")
+    search = commands.add_parser(
+        "search",
+        help="how much does URL take under an SLO?",
+        description=f"Find the highest rate up to which an SLO holds, with its 90 %% interval. {CODES_HELP}",
+    )
+    search.add_argument("--require-qps", type=float, help="pass or fail by whether the capacity reaches this")
+    search.add_argument("--min-qps", type=float, help="lowest rate to try")
+    search.add_argument("--max-qps", type=float, help="highest rate to try (10,000)")
+    search.add_argument(
+        "--tolerance", type=float, default=0.08, help="width of the interval to stop at (0.08)"
+    )
+    search.add_argument(
+        "--allow", action="append", default=[], metavar="STATUS", help="accept a status, such as budget"
+    )
+    for command in (sustain, search):
+        add_target_options(command)
+        add_slo_options(command)
+        add_run_options(command)
     return parser
 
 
@@ -107,45 +129,79 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def sustain(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
-    """Measure, tell the verdict in words, store the record.
+def measure(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    """Tell the plan, measure, tell the verdict in words, store the record.
 
     Raises CapacityUsageError, TypeError, ValueError or OSError for what cannot be measured or stored.
     """
-    from pytest_capacity.load.aiohttp_engine import AiohttpEngine  # noqa: PLC0415 - --help needs none of it
-    from pytest_capacity.measurement import Conditions, SustainRun  # noqa: PLC0415
-    from pytest_capacity.measurement.sustain import Requirement  # noqa: PLC0415
-    from pytest_capacity.report.text import plan_line, verdict_in_words  # noqa: PLC0415
+    from pytest_capacity.report.text import failure_text, verdict_in_words  # noqa: PLC0415
     from pytest_capacity.results.entries import TestRecord  # noqa: PLC0415
 
     slo = slo_from_arguments({name: getattr(options, name) for name in BOUNDS})
-    conditions = Conditions(
+    progress = ProgressPrinter(err)
+    run, plan = prepare(options, slo, make_conditions(options, progress))
+    print(f"plan: {plan}; {slo.describe()}", file=err)
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
+    name = f"{options.command}-{stamp}"
+    record = TestRecord(name, 1, "enforce", {})
+    try:
+        measured = run.run()
+    except KeyboardInterrupt:
+        record.add(run.measured(), "command line", None, options.dir, name=f"{name}.json")
+        raise
+    finally:
+        progress.clear()
+    document, path = record.add(measured, "command line", None, options.dir, name=f"{name}.json")
+    good = measured.verdict in (Verdict.PASS, Verdict.MEASURED)
+    said = f"{verdict_in_words(document)}\n  {path}" if good else failure_text(document, artifact=str(path))
+    print(said, file=err if options.json else out)
+    if options.json:
+        json.dump(document, out, indent=1)
+        print(file=out)
+    return EXIT_CODES[measured.verdict] if measured.verdict else INTERRUPTED
+
+
+def make_conditions(options: argparse.Namespace, progress: ProgressPrinter) -> Conditions:
+    """How to measure, from the options."""
+    from pytest_capacity.load.aiohttp_engine import AiohttpEngine  # noqa: PLC0415 - --help needs none of it
+    from pytest_capacity.measurement import Conditions  # noqa: PLC0415
+
+    if options.max_in_flight is not None and options.max_in_flight < 1:
+        raise ValueError(f"max_in_flight={options.max_in_flight} must be at least 1")
+    return Conditions(
         engine=AiohttpEngine(),
         seed=secrets.randbits(31) if options.seed is None else options.seed,
         allow_hosts=tuple(options.allow_host),
         arrivals=options.arrivals,
         max_in_flight=options.max_in_flight,
-        on_progress=ProgressPrinter(err).show,
+        on_progress=progress.show,
     )
-    requirement = Requirement(slo, options.qps, options.budget_s, options.min_s)
-    run = SustainRun(make_target(options), requirement, conditions)
-    plan = run.plan
-    cost = plan_line(plan.min_s, plan.max_s, plan.min_requests, plan.max_requests, options.qps)
-    print(f"plan: {cost}; {slo.describe()}", file=err)
-    stamp = datetime.now(timezone.utc).strftime("%Y%m%d-%H%M%S")
-    record = TestRecord(f"sustain-{stamp}", 1, "enforce", {})
-    try:
-        measured = run.run()
-    except KeyboardInterrupt:
-        record.add(run.measured(), "command line", None, options.dir, name=f"sustain-{stamp}.json")
-        raise
-    document, path = record.add(measured, "command line", None, options.dir, name=f"sustain-{stamp}.json")
-    print(verdict_in_words(document), file=err if options.json else out)
-    print(f"  {path}", file=err if options.json else out)
-    if options.json:
-        json.dump(document, out, indent=1)
-        print(file=out)
-    return EXIT_CODES[measured.verdict] if measured.verdict else INTERRUPTED
+
+
+def prepare(options: argparse.Namespace, slo: SLO, conditions: Conditions) -> tuple[Run, str]:
+    """The measurement that a command asks for, and what it may cost, in words."""
+    from pytest_capacity.measurement import Question, Requirement, SearchRun, SustainRun  # noqa: PLC0415
+    from pytest_capacity.report.text import plan_line  # noqa: PLC0415
+
+    target = make_target(options)
+    if options.command == "sustain":
+        requirement = Requirement(slo, options.qps, options.budget_s, options.min_s)
+        run = SustainRun(target, requirement, conditions)
+        plan = run.plan
+        cost = plan_line(plan.min_s, plan.max_s, plan.min_requests, plan.max_requests, options.qps)
+        return run, cost + ("; once more as long where undecided" if plan.extension else "")
+    question = Question(
+        slo,
+        require_qps=options.require_qps,
+        min_qps=options.min_qps,
+        max_qps=options.max_qps,
+        budget_s=options.budget_s,
+        tolerance=options.tolerance,
+        allow=tuple(options.allow),
+    )
+    most_qps = question.most_qps(conditions)
+    text = f"at most {options.budget_s:g} s of load and {most_qps * options.budget_s:,.0f} requests, "
+    return SearchRun(target, question, conditions), text + "starting with one at a time; warm-up included"
 
 
 def make_target(options: argparse.Namespace) -> Any:
@@ -187,21 +243,18 @@ class ProgressPrinter:
         self._stream, self._terminal = stream, stream.isatty()
         self._next_s = 0.0
 
-    def show(self, progress: Any) -> None:
+    def show(self, progress: Progress) -> None:
         """Write how the measurement stands, unless it was written a moment ago."""
         if time.monotonic() < self._next_s:
             return
         from pytest_capacity.report.text import progress_line  # noqa: PLC0415 - --help needs none of it
 
         self._next_s = time.monotonic() + (1.0 if self._terminal else 10.0)
-        line = progress_line(
-            phase=progress.phase,
-            elapsed_s=progress.elapsed_s,
-            left_s=progress.left_s,
-            offered_qps=progress.offered_qps,
-            achieved_qps=progress.achieved_qps,
-            p99_ms=progress.p99_ms,
-            error_rate=progress.error_rate,
-        )
+        line = progress_line(**asdict(progress))
         end = "\r" if self._terminal else "\n"
         print(f"{line:<79}" if self._terminal else line, end=end, file=self._stream, flush=True)
+
+    def clear(self) -> None:
+        """Take the line away from a terminal."""
+        if self._terminal and self._next_s:
+            print(f"{'':<79}", end="\r", file=self._stream, flush=True)

@@ -24,6 +24,8 @@ class Verdict(str, Enum):
     PASS = "PASS"  # noqa: S105 - a verdict, not a password
     FAIL = "FAIL"
     INCONCLUSIVE = "INCONCLUSIVE"
+    MEASURED = "MEASURED"
+    """A capacity was found and nothing was required of it: neither a pass nor a fail."""
 
     def __str__(self) -> str:
         return self.value

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 # pytester forgets modules that a run inside this process imported first, which numpy does not survive.
 import pytest_capacity.plugin.measuring  # noqa: F401
+
+# A shell gives what it starts in the background an ignored SIGINT, which children inherit: Ctrl-C could then
+# be tested neither here nor in them.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 INI = """
 [pytest]

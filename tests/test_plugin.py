@@ -207,7 +207,7 @@ async def test_async(capacity):
         result = project.run()
 
         result.assert_outcomes(failed=1)
-        result.stdout.fnmatch_lines(["*would block the running event loop*asyncio.to_thread*"])
+        result.stdout.fnmatch_lines(["*would block the running event loop*await async_capacity.sustain*"])
 
 
 class TestModes:
@@ -320,7 +320,7 @@ def test_rate(): pass
         kept = record(project)
         Draft202012Validator(load_schema()).validate(kept)
         assert kept["model"]["name"] == "ranker"
-        assert kept["measurements"][0]["digest"]["count"] > 50
+        assert kept["measurements"][0]["digest"]["count"] > 20
         assert sum(kept["measurements"][0]["series"]["columns"]["sent"]) == server.count - 1
         for path in Path(project.pytester.path).rglob("*"):
             if path.suffix in (".json", ".xml"):

@@ -183,6 +183,8 @@ class TestDoubts:
         ("health", "planned", "sent", "limit_ms", "kinds"),
         [
             (Health(late_p99_s=0.0009), 1000, 1000, 50, []),
+            (Health(late_p99_s=0.0019), 999, 999, 50, []),
+            (Health(late_p99_s=0.0021), 999, 999, 50, ["generator_late"]),
             (Health(late_p99_s=0.0011), 1000, 1000, 50, ["generator_late"]),
             (Health(late_p99_s=0.009), 1000, 1000, 500, []),
             (Health(late_p99_s=0.011), 1000, 1000, 500, ["generator_late"]),

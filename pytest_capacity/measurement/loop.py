@@ -65,6 +65,14 @@ class Controller(Protocol):
         """End at once: the load was stopped from outside."""
         ...
 
+    def left_s(self) -> float:
+        """Seconds of load that may still come, at most."""
+        ...
+
+    def standing(self) -> str:
+        """What is known so far in a few words, for live progress; empty where that is nothing."""
+        ...
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -77,6 +85,7 @@ class Progress:
     achieved_qps: float
     p99_ms: float
     error_rate: float
+    standing: str = ""
 
 
 @dataclass(frozen=True)
@@ -90,6 +99,8 @@ class Conditions:
     arrivals: Arrivals = "poisson"
     max_in_flight: int | None = None
     on_progress: Callable[[Progress], None] | None = None
+    interrupted: threading.Event | None = None
+    """Set from another thread, it ends the load as Ctrl-C does, which reaches the main thread only."""
 
 
 @dataclass
@@ -220,6 +231,7 @@ class LoadRun:
     def _try_one(self, session: LoadSession, request: Request) -> None:
         started_s = session.now_s()
         reply, judgement = session.exchange(request)
+        self._heed_interruption()
         text = "" if judgement.outcome is Outcome.GOOD else self._explain(reply, judgement, request)
         latency_ms = (session.now_s() - started_s) * 1000
         self.preflight.append(
@@ -258,8 +270,7 @@ class LoadRun:
         while True:
             # Ticks that were missed are skipped: observations follow the clock, not each other.
             tick = max(tick + 1, int((session.now_s() - start_s) / TICK_S))
-            report = session.collect(start_s + tick * TICK_S)
-            self._take(report)
+            report = self._collect(session, start_s + tick * TICK_S)
             self._tell(controller, probe, start_s, report)
             asked = self._ask(controller, probe, report.now_s - start_s)
             if asked is None or asked.id != probe.id:
@@ -298,6 +309,16 @@ class LoadRun:
             session.play(first, intended_s, schedule.request_index)
         return until_s
 
+    def _collect(self, session: LoadSession, until_s: float) -> LoadReport:
+        report = session.collect(until_s)
+        self._take(report)
+        self._heed_interruption()
+        return report
+
+    def _heed_interruption(self) -> None:
+        if self.conditions.interrupted is not None and self.conditions.interrupted.is_set():
+            raise KeyboardInterrupt("the measuring thread was told to stop")
+
     def _take(self, report: LoadReport) -> None:
         self.table.update(report.samples)
         self.last_s = max(self.last_s, report.now_s)
@@ -315,7 +336,7 @@ class LoadRun:
         self._tell_one(controller, self.probes[-1], samples, cohorts, report)
         if self.stopped:
             controller.halt(self.stopped)
-        self._show(report.now_s, probe)
+        self._show(report.now_s, probe, controller)
 
     def _tell_rest(self, controller: Controller, report: LoadReport) -> None:
         """Tell what has become final of probes that have ended, each under its own name."""
@@ -359,16 +380,14 @@ class LoadRun:
         """Wait until every request sent is answered or known to be late, and tell the rest."""
         until_s = self.end_s + self.late_after_s + TICK_S
         while not self.stopped and session.now_s() < until_s:
-            report = session.collect(min(session.now_s() + TICK_S, until_s))
-            self._take(report)
+            report = self._collect(session, min(session.now_s() + TICK_S, until_s))
             self._tell_rest(controller, report)
             if report.in_flight == 0:
                 break
 
-    def _show(self, now_s: float, probe: Probe) -> None:
+    def _show(self, now_s: float, probe: Probe, controller: Controller) -> None:
         if self.conditions.on_progress is None:
             return
-        start_s = self.base_s + self.probes[-1].start_s
         recent = self.table.between(max(self.base_s, now_s - 2), now_s)
         span_s = max(1e-9, min(2.0, now_s - self.base_s))
         answered = (
@@ -378,11 +397,12 @@ class LoadRun:
             Progress(
                 phase="warm-up" if probe.settle_s >= probe.max_s else "measuring",
                 elapsed_s=now_s - self.base_s,
-                left_s=max(0.0, start_s + probe.max_s - now_s),
+                left_s=controller.left_s(),
                 offered_qps=len(recent) / span_s,
                 achieved_qps=int((~np.isnan(recent.done_s)).sum()) / span_s,
                 p99_ms=float(np.quantile(answered, 0.99)) * 1000 if len(answered) else 0.0,
                 error_rate=failed_share(recent),
+                standing=controller.standing(),
             )
         )
 

@@ -2,7 +2,21 @@
 
 from __future__ import annotations
 
-from pytest_capacity.plugin.fixtures import capacity, capacity_target
-from pytest_capacity.plugin.hooks import pytest_addoption, pytest_configure
+from pytest_capacity.plugin.fixtures import async_capacity, capacity, capacity_search, capacity_target
+from pytest_capacity.plugin.hooks import (
+    pytest_addoption,
+    pytest_collection_finish,
+    pytest_configure,
+    pytest_itemcollected,
+)
 
-__all__ = ["capacity", "capacity_target", "pytest_addoption", "pytest_configure"]
+__all__ = [
+    "async_capacity",
+    "capacity",
+    "capacity_search",
+    "capacity_target",
+    "pytest_addoption",
+    "pytest_collection_finish",
+    "pytest_configure",
+    "pytest_itemcollected",
+]

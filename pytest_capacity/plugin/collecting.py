@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 import unittest
 from collections.abc import Iterable
 
@@ -9,23 +11,29 @@ import pytest
 
 from pytest_capacity.plugin.demand import Demand, read_demand
 from pytest_capacity.plugin.options import Settings
-from pytest_capacity.plugin.state import DEMAND, is_capacity_item, is_marked, uses_measuring_fixture
-
-NO_TARGET = (
-    "no target: give --capacity-url=URL, or define a session fixture capacity_target that returns a URL "
-    "or an HttpTarget"
+from pytest_capacity.plugin.state import (
+    DEMAND,
+    NO_TARGET,
+    PROBLEM,
+    is_capacity_item,
+    is_marked,
+    uses_measuring_fixture,
 )
+from pytest_capacity.plugin.xdist import keep_together
+
+PLATFORM = sys.platform
 
 
 def prepare(item: pytest.Item) -> None:
-    """Make a collected item selectable by ``-m capacity`` and see that a marked one gets its target."""
+    """Make a collected capacity test selectable by ``-m capacity``; see that a marked one gets its target."""
     if uses_measuring_fixture(item):
         if item.get_closest_marker("capacity") is None:
             item.add_marker("capacity")
-    elif item.get_closest_marker("capacity") is not None:
+    else:
         names = getattr(item, "fixturenames", None)
         if names is not None and "capacity_target" not in names:
             names.append("capacity_target")
+    keep_together(item)
 
 
 def find_problems(items: Iterable[pytest.Item], settings: Settings) -> dict[str, str]:
@@ -41,13 +49,9 @@ def find_problems(items: Iterable[pytest.Item], settings: Settings) -> dict[str,
 
 
 def _problem(item: pytest.Item, settings: Settings) -> str | None:
-    cls = getattr(item, "cls", None)
-    if isinstance(cls, type) and issubclass(cls, unittest.TestCase):
-        return "unittest.TestCase methods cannot be measured: use a plain function or class"
-    if not hasattr(item, "fixturenames"):
-        return "only Python test functions can be measured"
-    if is_marked(item) and uses_measuring_fixture(item):
-        return "the marker measures after the body and the fixture measures in it: use one of the two"
+    unfit = _unfit(item)
+    if unfit:
+        return unfit
     if is_marked(item):
         try:
             demand = _demand_of(item)
@@ -55,9 +59,38 @@ def _problem(item: pytest.Item, settings: Settings) -> str | None:
         except (TypeError, ValueError) as error:
             return str(error)
         item.stash[DEMAND] = demand
-    if settings.url is None and _target_is_default(item):
-        return NO_TARGET
+    return NO_TARGET if settings.url is None and _target_is_default(item) else None
+
+
+def _unfit(item: pytest.Item) -> str | None:
+    """Why a test can be measured with no arguments whatever."""
+    if PLATFORM == "win32":
+        return (
+            "pytest-capacity measures on Linux and macOS, not on Windows: leave it out with -m 'not capacity'"
+        )
+    cls = getattr(item, "cls", None)
+    if isinstance(cls, type) and issubclass(cls, unittest.TestCase):
+        return "unittest.TestCase methods cannot be measured: use a plain function or class"
+    if not hasattr(item, "fixturenames"):
+        return "only Python test functions can be measured"
+    if is_marked(item) and _is_coroutine_under_hypothesis(item):
+        return "a coroutine under Hypothesis runs on many loops: measure in a test of its own"
+    if is_marked(item) and uses_measuring_fixture(item):
+        return "the marker measures after the body and the fixture measures in it: use one of the two"
     return None
+
+
+def hold_back(item: pytest.Item, problem: str) -> None:
+    """Have a test fail with what is wrong, in place of its body and without its fixtures' servers."""
+    item.stash[PROBLEM] = problem
+    if hasattr(item, "fixturenames"):
+        # A list of its own: parametrized tests share one.
+        item.fixturenames = []
+
+
+def _is_coroutine_under_hypothesis(item: pytest.Item) -> bool:
+    handle = getattr(getattr(item, "obj", None), "hypothesis", None)
+    return inspect.iscoroutinefunction(getattr(handle, "inner_test", None))
 
 
 def _demand_of(item: pytest.Item) -> Demand:

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pytest_capacity.slo import QUANTILE_NAME, SLO, slo_from_arguments
 
 ARRIVALS = ("poisson", "constant")
 MODEL_KEYS = ("name", "class", "size")
-
-MARKER_HELP = (
-    "capacity(*, qps, p50_ms, p90_ms, p95_ms, p99_ms, p99_9_ms, error_rate, slo, arrivals='poisson', "
-    "budget_s=60, min_s=10, max_in_flight, model): after the test's body, load its capacity_target with qps "
-    "requests a second and require the SLO; any quantile can be bounded (p97_ms, p99_95_ms)"
-)
 
 
 @dataclass(frozen=True)
@@ -38,25 +32,88 @@ def read_demand(arguments: Mapping[str, object]) -> Demand:
     Raises TypeError or ValueError; the message says what is wrong and what was probably meant.
     """
     known = {"qps", "slo", "arrivals", "budget_s", "min_s", "max_in_flight", "model", "error_rate"}
-    bounds = {name: value for name, value in arguments.items() if QUANTILE_NAME.fullmatch(name)}
-    unknown = [name for name in arguments if name not in known and name not in bounds]
-    if unknown:
-        raise TypeError("; ".join(_unknown(name, known) for name in unknown))
+    bounds = _bounds(arguments, known)
     if arguments.get("qps") is None:
         raise TypeError("qps is required: the rate, in requests a second, that must be sustained")
     qps = _positive("qps", arguments["qps"])
-    arrivals = arguments.get("arrivals", "poisson")
-    if arrivals not in ARRIVALS:
-        raise ValueError(f"arrivals={arrivals!r} is neither 'poisson' nor 'constant'")
     return Demand(
         slo=_read_slo(arguments.get("slo"), {**bounds, "error_rate": arguments.get("error_rate")}),
         qps=qps,
-        arrivals=str(arrivals),
+        arrivals=_read_arrivals(arguments.get("arrivals", "poisson")),
         budget_s=_positive("budget_s", arguments.get("budget_s", 60.0)),
         min_s=_positive("min_s", arguments.get("min_s", 10.0)),
         max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
         model=_read_model(arguments.get("model")),
     )
+
+
+@dataclass(frozen=True)
+class SearchDemand:
+    """What a search is to find, what is required of it, and how it is to be measured."""
+
+    slo: SLO
+    require_qps: float | None = None
+    allow: tuple[str, ...] = ()
+    min_qps: float | None = None
+    max_qps: float | None = None
+    budget_s: float = 60.0
+    tolerance: float = 0.08
+    arrivals: str = "poisson"
+    max_in_flight: int | None = None
+    model: Mapping[str, object] | None = None
+
+
+def read_search_demand(arguments: Mapping[str, object]) -> SearchDemand:
+    """Check a search's arguments.
+
+    Raises TypeError or ValueError; the message says what is wrong and what was probably meant.
+    """
+    rates = ("require_qps", "min_qps", "max_qps")
+    known = {
+        "slo",
+        "allow",
+        "budget_s",
+        "tolerance",
+        "arrivals",
+        "max_in_flight",
+        "model",
+        "error_rate",
+        *rates,
+    }
+    bounds = _bounds(arguments, known)
+    given = {name: arguments[name] for name in rates if arguments.get(name) is not None}
+    low, high = (_positive(name, given[name]) if name in given else None for name in ("min_qps", "max_qps"))
+    if low is not None and high is not None and low > high:
+        raise ValueError(f"min_qps={low:g} is above max_qps={high:g}")
+    allow = arguments.get("allow") or ()
+    return SearchDemand(
+        slo=_read_slo(arguments.get("slo"), {**bounds, "error_rate": arguments.get("error_rate")}),
+        require_qps=_positive("require_qps", given["require_qps"]) if "require_qps" in given else None,
+        allow=(allow,)
+        if isinstance(allow, str)
+        else tuple(map(str, allow if isinstance(allow, Iterable) else ())),
+        min_qps=low,
+        max_qps=high,
+        budget_s=_positive("budget_s", arguments.get("budget_s", 60.0)),
+        tolerance=_positive("tolerance", arguments.get("tolerance", 0.08)),
+        arrivals=_read_arrivals(arguments.get("arrivals", "poisson")),
+        max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
+        model=_read_model(arguments.get("model")),
+    )
+
+
+def _bounds(arguments: Mapping[str, object], known: set[str]) -> dict[str, object]:
+    bounds = {name: value for name, value in arguments.items() if QUANTILE_NAME.fullmatch(name)}
+    unknown = [name for name in arguments if name not in known and name not in bounds]
+    if unknown:
+        raise TypeError("; ".join(_unknown(name, known) for name in unknown))
+    return bounds
+
+
+def _read_arrivals(value: object) -> str:
+    if value not in ARRIVALS:
+        raise ValueError(f"arrivals={value!r} is neither 'poisson' nor 'constant'")
+    return str(value)
 
 
 def _read_slo(slo: object, bounds: Mapping[str, object]) -> SLO:

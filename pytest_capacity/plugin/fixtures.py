@@ -1,18 +1,18 @@
-"""The fixtures: a session-wide target, and a function-wide driver."""
+"""The fixtures: a session-wide target, and function-wide ways to measure it."""
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import pytest
 
-from pytest_capacity.plugin.collecting import NO_TARGET
-from pytest_capacity.plugin.demand import read_demand
-from pytest_capacity.plugin.state import SETTINGS
-from pytest_capacity.slo import SLO, CapacityUsageError
+from pytest_capacity.plugin.hooks import engage
+from pytest_capacity.plugin.state import NO_TARGET, SETTINGS
 
 if TYPE_CHECKING:
+    from pytest_capacity.plugin.asynchronous import AsyncCapacity
+    from pytest_capacity.plugin.driver import Capacity
     from pytest_capacity.results.measured import Measured
 
 
@@ -25,69 +25,33 @@ def capacity_target(pytestconfig: pytest.Config) -> object:
     return url
 
 
-class Capacity:
-    """Measures from a test's own code; what the ``capacity`` fixture returns."""
-
-    def __init__(self, item: pytest.Item, target: object) -> None:
-        self._item, self._target = item, target
-
-    def sustain(
-        self,
-        *,
-        qps: float,
-        slo: SLO | None = None,
-        target: object = None,
-        arrivals: str = "poisson",
-        budget_s: float = 60.0,
-        min_s: float = 10.0,
-        max_in_flight: int | None = None,
-        model: dict[str, object] | None = None,
-        **bounds: float,
-    ) -> Measured:
-        """Require that the target sustains ``qps`` requests a second under an SLO, and return what was seen.
-
-        Bounds may be said in place of ``slo``: ``sustain(qps=200, p99_ms=50)``. ``target`` replaces the
-        test's capacity_target. Takes ``min_s`` to ``budget_s`` seconds, once more as long where undecided.
-
-        Raises SLOViolation where the SLO does not hold, Inconclusive where neither could be shown, and
-        CapacityUsageError for a demand that cannot be measured.
-        """
-        __tracebackhide__ = True
-        from pytest_capacity.plugin.measuring import measure  # noqa: PLC0415 - imports what measures
-
-        _refuse_running_loop()
-        try:
-            demand = read_demand(
-                {
-                    "qps": qps,
-                    "slo": slo,
-                    "arrivals": arrivals,
-                    "budget_s": budget_s,
-                    "min_s": min_s,
-                    "max_in_flight": max_in_flight,
-                    "model": model,
-                    **bounds,
-                }
-            )
-        except (TypeError, ValueError) as error:
-            raise CapacityUsageError(str(error)) from None
-        return measure(self._item, self._target if target is None else target, demand, source="call")
-
-
 @pytest.fixture
 def capacity(request: pytest.FixtureRequest, capacity_target: object) -> Capacity:
     """Measure from the test's own code: ``capacity.sustain(qps=200, slo=SLO(p99_ms=50))``."""
+    from pytest_capacity.plugin.driver import Capacity  # noqa: PLC0415 - runs with capacity tests only
+
+    return Capacity(_test_of(request), capacity_target)
+
+
+@pytest.fixture
+def capacity_search(request: pytest.FixtureRequest, capacity_target: object) -> Callable[..., Measured]:
+    """Find how much the target takes: ``capacity_search(p99_ms=50, require_qps=150)``."""
+    from pytest_capacity.plugin.driver import Capacity  # noqa: PLC0415 - runs with capacity tests only
+
+    return Capacity(_test_of(request), capacity_target).search
+
+
+@pytest.fixture
+def async_capacity(request: pytest.FixtureRequest, capacity_target: object) -> AsyncCapacity:
+    """Measure from a coroutine test: ``await async_capacity.sustain(qps=50, p99_ms=80)``."""
+    from pytest_capacity.plugin.asynchronous import AsyncCapacity  # noqa: PLC0415 - imports asyncio
+
+    return AsyncCapacity(_test_of(request), capacity_target)
+
+
+def _test_of(request: pytest.FixtureRequest) -> pytest.Item:
     item = request.node
     assert isinstance(item, pytest.Item)  # noqa: S101 - a function-scoped fixture's node is its test
-    return Capacity(item, capacity_target)
-
-
-def _refuse_running_loop() -> None:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return
-    raise CapacityUsageError(
-        "capacity.sustain() would block the running event loop, and any server on it: "
-        "use a plain test function, or await asyncio.to_thread(capacity.sustain, ...)"
-    )
+    # Where a test asks only while it runs, nobody has seen it coming.
+    engage(request.config)
+    return item

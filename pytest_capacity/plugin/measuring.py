@@ -5,40 +5,97 @@ This module imports what measures; nothing imports it until a capacity test runs
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from pytest_capacity.load.aiohttp_engine import AiohttpEngine
 from pytest_capacity.load.guard import Ceilings
-from pytest_capacity.measurement import Conditions, SustainRun
-from pytest_capacity.measurement.sustain import Requirement
-from pytest_capacity.plugin.demand import Demand
+from pytest_capacity.measurement import Conditions, Question, Requirement, Run, SearchRun, SustainRun
+from pytest_capacity.plugin.demand import Demand, SearchDemand
+from pytest_capacity.plugin.lock import one_at_a_time
 from pytest_capacity.plugin.options import Settings
 from pytest_capacity.plugin.outcome import enforce, properties_of
-from pytest_capacity.plugin.state import ROWS, SETTINGS
+from pytest_capacity.plugin.state import INTERRUPTED, ROWS, SETTINGS, nodeid_of
 from pytest_capacity.plugin.terminal import ProgressLine
+from pytest_capacity.protocols import Target
 from pytest_capacity.report.text import failure_text
 from pytest_capacity.results.entries import TestRecord
 from pytest_capacity.results.measured import Measured
 from pytest_capacity.results.record import summary_of
-from pytest_capacity.slo import CapacityUsageError, SLOViolation
+from pytest_capacity.slo import CapacityUsageError, Inconclusive, SLOViolation
 from pytest_capacity.targets.resolve import as_target
 
 RECORD = pytest.StashKey[TestRecord]()
 
 
 def measure(item: pytest.Item, target: object, demand: Demand, *, source: str) -> Measured:
-    """Measure, keep the record, and end the test as the verdict says.
+    """Measure whether a target sustains a rate, keep the record, and end the test as the verdict says.
 
     Raises SLOViolation, Inconclusive or CapacityUsageError, or skips, as the options want it.
     """
     __tracebackhide__ = True
+
+    def prepare(checked: Target, conditions: Conditions) -> Run:
+        requirement = Requirement(demand.slo, demand.qps, demand.budget_s, demand.min_s)
+        return SustainRun(checked, requirement, conditions)
+
+    return _conduct(item, target, demand, prepare, source)
+
+
+def search(item: pytest.Item, target: object, demand: SearchDemand) -> Measured:
+    """Find how much a target takes, keep the record, and end the test as the requirement says.
+
+    Raises SLOViolation, Inconclusive or CapacityUsageError, or skips, as the options want it.
+    """
+    __tracebackhide__ = True
+
+    def prepare(checked: Target, conditions: Conditions) -> Run:
+        question = Question(
+            demand.slo,
+            require_qps=demand.require_qps,
+            min_qps=demand.min_qps,
+            max_qps=demand.max_qps,
+            budget_s=demand.budget_s,
+            tolerance=demand.tolerance,
+            allow=demand.allow,
+        )
+        return SearchRun(checked, question, conditions)
+
+    return _conduct(item, target, demand, prepare, "call")
+
+
+def _conduct(
+    item: pytest.Item,
+    target: object,
+    demand: Demand | SearchDemand,
+    prepare: Callable[[Target, Conditions], Run],
+    source: str,
+) -> Measured:
+    __tracebackhide__ = True
     settings = item.config.stash[SETTINGS]
     progress = ProgressLine(item.config, item.name)
-    record = _record_of(item, settings)
-    run = _prepare(target, demand, settings, progress, record.count)
+    interrupted = INTERRUPTED.get()
+    conditions = Conditions(
+        engine=AiohttpEngine(),
+        # A second measurement of a test must not send the first one's requests at the same moments again.
+        seed=settings.seed + _record_of(item, settings).count,
+        allow_hosts=settings.allow_hosts,
+        ceilings=Ceilings(settings.max_qps, settings.max_requests, settings.max_s),
+        arrivals="constant" if demand.arrivals == "constant" else "poisson",
+        max_in_flight=demand.max_in_flight,
+        on_progress=progress.show,
+        interrupted=interrupted,
+    )
     try:
-        measured = run.smoke() if settings.mode == "smoke" else run.run()
-    except CapacityUsageError:
+        run = prepare(as_target(target), conditions)
+    except (TypeError, ValueError) as error:
+        raise CapacityUsageError(f"capacity_target: {error}") from error
+    try:
+        with one_at_a_time(settings, interrupted):
+            measured = run.smoke() if settings.mode == "smoke" else run.run()
+    except (CapacityUsageError, Inconclusive):
+        # No load was sent: there is nothing to keep.
         raise
     except BaseException:
         # Whatever ends the load from outside (Ctrl-C, SIGTERM, a timeout's exception) leaves what was seen.
@@ -55,29 +112,8 @@ def measure(item: pytest.Item, target: object, demand: Demand, *, source: str) -
     return measured
 
 
-def _prepare(
-    target: object, demand: Demand, settings: Settings, progress: ProgressLine, number: int
-) -> SustainRun:
-    __tracebackhide__ = True
-    conditions = Conditions(
-        engine=AiohttpEngine(),
-        # A second measurement of a test must not send the first one's requests at the same moments again.
-        seed=settings.seed + number,
-        allow_hosts=settings.allow_hosts,
-        ceilings=Ceilings(settings.max_qps, settings.max_requests, settings.max_s),
-        arrivals="constant" if demand.arrivals == "constant" else "poisson",
-        max_in_flight=demand.max_in_flight,
-        on_progress=progress.show,
-    )
-    requirement = Requirement(demand.slo, demand.qps, demand.budget_s, demand.min_s)
-    try:
-        return SustainRun(as_target(target), requirement, conditions)
-    except (TypeError, ValueError) as error:
-        raise CapacityUsageError(f"capacity_target: {error}") from error
-
-
 def _keep(
-    item: pytest.Item, measured: Measured, demand: Demand, settings: Settings, source: str
+    item: pytest.Item, measured: Measured, demand: Demand | SearchDemand, settings: Settings, source: str
 ) -> tuple[str, str]:
     """Write the record anew with this measurement in it; returns its text for people and its headline."""
     record, path = _record_of(item, settings).add(measured, source, demand.model, settings.directory)
@@ -96,5 +132,5 @@ def _record_of(item: pytest.Item, settings: Settings) -> TestRecord:
     attempt = int(getattr(item, "execution_count", 1))
     record = item.stash.get(RECORD, None)
     if record is None or record.attempt != attempt:
-        record = item.stash[RECORD] = TestRecord(item.nodeid, attempt, settings.mode, settings.overrides)
+        record = item.stash[RECORD] = TestRecord(nodeid_of(item), attempt, settings.mode, settings.overrides)
     return record

@@ -6,18 +6,17 @@ They change where and how a test is measured, never what it demands.
 from __future__ import annotations
 
 import os
-import secrets
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 MODES = ("enforce", "report", "smoke", "off")
 INCONCLUSIVE = ("fail", "warn")
+XDIST = ("error", "lock")
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(NamedTuple):  # a dataclass would take a millisecond of every run
     """What the options say; ``overrides`` holds those that are not at their default, by name."""
 
     url: str | None
@@ -26,6 +25,7 @@ class Settings:
     seed: int
     mode: str
     inconclusive: str
+    xdist: str
     allow_hosts: tuple[str, ...]
     dry_run: bool
     max_qps: float
@@ -61,6 +61,12 @@ def add_options(parser: pytest.Parser) -> None:
         help="fail (default), or warn: an inconclusive test ends as skipped",
     )
     group.addoption(
+        "--capacity-xdist",
+        choices=XDIST,
+        help="under pytest-xdist, error (default): capacity tests fail and say so; lock: they are measured "
+        "one at a time, whatever else runs beside them",
+    )
+    group.addoption(
         "--capacity-allow-host",
         action="append",
         metavar="GLOB",
@@ -76,6 +82,7 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("capacity_json", "see --capacity-json", type="string", default="")
     parser.addini("capacity_mode", "see --capacity-mode", type="string", default="")
     parser.addini("capacity_inconclusive", "see --capacity-inconclusive", type="string", default="")
+    parser.addini("capacity_xdist", "see --capacity-xdist", type="string", default="")
     parser.addini("capacity_allow_host", "see --capacity-allow-host", type="args", default=[])
     parser.addini(
         "capacity_max_qps", "ceiling: requests a second of any test", type="float", default=10_000.0
@@ -98,6 +105,7 @@ def read_settings(config: pytest.Config) -> Settings:
 
     mode = _one_of("capacity_mode", text("capacity_mode") or "enforce", MODES)
     inconclusive = _one_of("capacity_inconclusive", text("capacity_inconclusive") or "fail", INCONCLUSIVE)
+    xdist = _one_of("capacity_xdist", text("capacity_xdist") or "error", XDIST)
     hosts = (
         config.getoption("capacity_allow_host") or os.environ.get("PYTEST_CAPACITY_ALLOW_HOST", "").split()
     )
@@ -112,6 +120,7 @@ def read_settings(config: pytest.Config) -> Settings:
         seed=_seed(config, overrides),
         mode=mode,
         inconclusive=inconclusive,
+        xdist=xdist,
         allow_hosts=tuple(hosts),
         dry_run=bool(config.getoption("capacity_dry_run")),
         max_qps=float(config.getini("capacity_max_qps")),
@@ -132,7 +141,7 @@ def _seed(config: pytest.Config, overrides: dict[str, str]) -> int:
     if given is None:
         given = os.environ.get("PYTEST_CAPACITY_SEED")
     if given is None:
-        return secrets.randbits(31)
+        return int.from_bytes(os.urandom(4), "big") >> 1
     try:
         seed = int(given)
     except ValueError:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from pytest_capacity.plugin.options import Settings
-from pytest_capacity.plugin.state import ROWS, is_marked
+from pytest_capacity.plugin.state import PROBLEM, ROWS, is_marked
 from pytest_capacity.slo import CapacityUsageError, Inconclusive, SLOViolation, Verdict
 
 INCONCLUSIVE_ATTRIBUTE = "capacity_inconclusive"
 ROWS_ATTRIBUTE = "capacity_rows"
+PLACE_ATTRIBUTE = "capacity_place"
 """Attributes of a test report; pytest-xdist carries them to the controller."""
 
 _OURS = (SLOViolation, Inconclusive, CapacityUsageError)
@@ -53,18 +56,63 @@ def describe_on_report(item: pytest.Item, call: pytest.CallInfo[None], report: p
         # Skipped from a hook: the test's own place says more than the hook's.
         path, line, _ = item.location
         report.longrepr = (path, (line or 0) + 1, str(call.excinfo.value))
-    if report.outcome == "failed" and is_marked(item) and call.excinfo.errisinstance(_OURS):
-        # No line of the test raised this: a traceback would only bury the verdict.
-        report.longrepr = cast("Any", VerdictText(str(call.excinfo.value), item))
-    if not call.excinfo.errisinstance(Inconclusive):
-        return
-    if hasattr(report, "wasxfail") and not _xfail_names_inconclusive(item):
-        # A bare xfail expects the SLO to break, which an inconclusive measurement did not show.
+    if hasattr(report, "wasxfail") and _shows_no_failure(item, call.excinfo):
+        # An xfail expects the SLO to break, which an inconclusive measurement, or none, did not show.
         report.outcome = "failed"
         report.longrepr = item.repr_failure(call.excinfo)
         del report.wasxfail
-    if report.outcome == "failed":
+    if report.outcome == "failed" and call.excinfo.errisinstance(Inconclusive):
         setattr(report, INCONCLUSIVE_ATTRIBUTE, True)
+    if report.outcome == "failed" and _is_ours(item, call.excinfo):
+        # No line of the test raised this: a traceback would only bury the verdict.
+        _show_text_alone(report, call.excinfo, item)
+
+
+def _is_ours(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Whether the plugin itself ended the test, not a call in its body."""
+    if is_marked(item) or PROBLEM in item.stash:
+        return excinfo.errisinstance(_OURS)
+    return excinfo.errisinstance(Inconclusive) and not item.stash.get(ROWS, [])
+
+
+def _shows_no_failure(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
+    """Whether a test that was expected to fail ended without a verdict, and no xfail names just that."""
+    if not excinfo.errisinstance((Inconclusive, CapacityUsageError)):
+        return False
+    for marker in item.iter_markers("xfail"):
+        raises = marker.kwargs.get("raises")
+        named = raises if isinstance(raises, tuple) else (raises,)
+        if excinfo.type in named:
+            return False
+    return True
+
+
+def _show_text_alone(
+    report: pytest.TestReport, excinfo: pytest.ExceptionInfo[BaseException], item: pytest.Item
+) -> None:
+    path, line, _ = item.location
+    place = Place(path, (line or 0) + 1, str(excinfo.value))
+    setattr(report, PLACE_ATTRIBUTE, [place.path, place.lineno])
+    report.longrepr = cast("Any", VerdictText(place))
+
+
+def restore_failure(report: object) -> None:
+    """Turn the text that pytest-xdist made of a verdict back into one."""
+    place = getattr(report, PLACE_ATTRIBUTE, None)
+    if isinstance(report, pytest.TestReport) and place and isinstance(report.longrepr, str):
+        report.longrepr = cast("Any", VerdictText(Place(place[0], place[1], report.longrepr)))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a verdict belongs: the test, since no line of it raised that."""
+
+    path: str
+    lineno: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}:{self.lineno}: {self.message.partition(chr(10))[0]}"
 
 
 class VerdictText:
@@ -73,27 +121,29 @@ class VerdictText:
     pytest asks for ``toterminal``, JUnit and other readers for ``reprcrash``.
     """
 
-    def __init__(self, text: str, item: pytest.Item) -> None:
-        path, line, _ = item.location
-        self._text = text
-        self.reprcrash = SimpleNamespace(message=text, path=path, lineno=(line or 0) + 1)
+    def __init__(self, place: Place) -> None:
+        self.reprcrash = place
 
     def toterminal(self, writer: Any) -> None:
         """Write the message, a line at a time."""
-        for line in self._text.splitlines():
+        for line in self.reprcrash.message.splitlines():
             writer.line(line)
 
     def __str__(self) -> str:
-        return self._text
+        return self.reprcrash.message
 
 
-def _xfail_names_inconclusive(item: pytest.Item) -> bool:
-    for marker in item.iter_markers("xfail"):
-        raises = marker.kwargs.get("raises")
-        named = raises if isinstance(raises, tuple) else (raises,)
-        if Inconclusive in named:
-            return True
-    return False
+def link_artifact(report: pytest.TestReport, config: pytest.Config) -> None:
+    """Have pytest-html link the record from the test's row."""
+    page = config.getoption("htmlpath", None)
+    rows = getattr(report, ROWS_ATTRIBUTE, [])
+    if page and rows:
+        from pytest_html import extras  # noqa: PLC0415 - only there where its option is
+
+        folder = Path(page).absolute().parent
+        paths = (os.path.relpath(config.rootpath / row["artifact"], folder) for row in rows)
+        links = [extras.url(Path(path).as_posix(), name="capacity record") for path in paths]
+        report.extras = [*getattr(report, "extras", []), *links]  # type: ignore[attr-defined]
 
 
 def status_of(report: pytest.TestReport) -> tuple[str, str, tuple[str, dict[str, bool]]] | None:

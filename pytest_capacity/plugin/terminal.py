@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -54,15 +55,7 @@ class ProgressLine:
 
         self._next_s = time.monotonic() + PROGRESS_EVERY_S
         self._write(
-            progress_line(
-                phase=progress.phase,
-                elapsed_s=progress.elapsed_s,
-                left_s=progress.left_s,
-                offered_qps=progress.offered_qps,
-                achieved_qps=progress.achieved_qps,
-                p99_ms=progress.p99_ms,
-                error_rate=progress.error_rate,
-            ),
+            progress_line(**asdict(progress)),
             first=not self._shown,
         )
         self._shown = True
@@ -94,10 +87,14 @@ class ProgressLine:
 def write_inconclusive(reporter: pytest.TerminalReporter) -> None:
     """The evidence of inconclusive tests, which pytest's own FAILURES section leaves out."""
     reports = reporter.stats.get("inconclusive", [])
-    if not reports or reporter.config.getoption("tbstyle") == "no":
+    style = reporter.config.getoption("tbstyle")
+    if not reports or style == "no":
         return
     reporter.write_sep("=", "INCONCLUSIVE")
     for report in reports:
+        if style == "line":
+            reporter.write_line(str(getattr(report.longrepr, "reprcrash", report.longreprtext)))
+            continue
         reporter.write_sep("_", report.head_line or report.nodeid)
         for line in report.longreprtext.splitlines():
             reporter.write_line(line)

@@ -38,15 +38,16 @@ def summary_table(rows: Sequence[SummaryRow]) -> list[str]:
     others = sum(widths) - widths[test] + len(_GAP) * (len(widths) - 1)
     widths[test] = min(widths[test], max(_NAME_MIN, COLUMNS - others))
     lines = [_line(line, widths) for line in cells]
+    last = {row["nodeid"]: row["attempt"] for row in rows}
     for row, name in zip(rows, _names(rows), strict=True):
-        if row["verdict"] == "INCONCLUSIVE":
+        if row["verdict"] == "INCONCLUSIVE" and row["attempt"] == last[row["nodeid"]]:
             lines += _doubtful(row, middle_shortened(name, COLUMNS // 2))
     return lines
 
 
 def _cells(row: SummaryRow, name: str) -> tuple[str, ...]:
     return (
-        _SHOWN[row["verdict"]],
+        _SHOWN[row["verdict"]] if row["artifact"] or row["verdict"] else "no result",
         name,
         "" if row["asked_qps"] is None else per_second(row["asked_qps"]),
         _found(row),
@@ -66,14 +67,16 @@ def _found(row: SummaryRow) -> str:
 
 
 def _names(rows: Sequence[SummaryRow]) -> list[str]:
-    """Each test's name, with its file where two tests share one, and with the attempt of a rerun."""
+    """Each test's name, with its file where two tests share one, and with the attempt where it was rerun."""
     nodeids = {row["nodeid"]: row["test"] for row in rows}
     shared = Counter(nodeids.values())
+    attempts = {row["nodeid"]: row["attempt"] for row in rows}
     names = []
     for row in rows:
         file = row["nodeid"].partition("::")[0].rpartition("/")[2].removesuffix(".py")
         name = row["test"] if shared[row["test"]] == 1 else f"{file}::{row['test']}"
-        rerun = f" (attempt {row['attempt']})" if row["attempt"] > 1 else ""
+        last = attempts[row["nodeid"]]
+        rerun = f" (attempt {row['attempt']} of {last})" if last > 1 else ""
         names.append(ascii_text(name + rerun))
     return names
 

@@ -68,10 +68,12 @@ def progress_line(
     error_rate: float | None,
     left_s: float | None = None,
     phase: str = "",
+    standing: str = "",
 ) -> str:
     """How a running measurement stands, in at most 80 columns.
 
     ``p99_ms`` and ``error_rate`` are None while nothing was answered, ``left_s`` where the end is not known.
+    ``standing`` is what a search knows so far.
     """
     parts = [
         f"{phase or 't'} {seconds(elapsed_s)} s",
@@ -82,6 +84,9 @@ def progress_line(
     ]
     if left_s is not None:
         parts.append(f"{max(0.0, left_s):.0f} s left")
+    if standing:
+        # Where a search stands says more than how well its present probe is answered.
+        parts[2] = standing
     if len("  ".join(parts)) > _PROGRESS_COLUMNS:
         # The rate offered is the one that was asked for, which the reader knows.
         del parts[1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import cast
@@ -15,6 +15,7 @@ from pytest_capacity.results.measured import BoundReport, Measured, PlayedProbe
 from pytest_capacity.results.record import breach_row, generator_row, make_record
 from pytest_capacity.results.shapes import (
     BoundRow,
+    Capacity,
     DoubtRow,
     Latency,
     Measurement,
@@ -31,7 +32,7 @@ from pytest_capacity.stats.digest import digest_of
 from pytest_capacity.stats.series import series_of
 from pytest_capacity.stats.summary import count_outcomes, count_statuses
 
-_WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, None, Verdict.PASS)
+_WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, None, Verdict.PASS, Verdict.MEASURED)
 
 
 class TestRecord:
@@ -86,6 +87,7 @@ class TestRecord:
             breaches=[breach_row(breach) for breach in deciding.breaches],
             doubts=_doubt_rows(deciding),
             requirement=_requirement(deciding, source),
+            capacity=_capacity(self._all),
             measurements=[measurement_row(measured) for measured in self._all],
             probes=[row for i, measured in enumerate(self._all) for row in _probe_rows(i, measured.probes)],
             generator=generator_row(
@@ -114,7 +116,7 @@ def measurement_row(measured: Measured) -> Measurement:
     result = measured.result
     latencies = measured.latencies_ms[np.isfinite(measured.latencies_ms)]
     return {
-        "kind": "sustain",
+        "kind": measured.kind,
         "state": measured.state,
         "target": measured.target,
         "qps": measured.qps,
@@ -122,10 +124,10 @@ def measurement_row(measured: Measured) -> Measurement:
         "verdict": verdict_name(measured.verdict),
         "stop_reason": measured.message or measured.stop_reason,
         "load_s": measured.load_s,
-        "warmup_s": result.warmup_s if result else 0.0,
+        "warmup_s": _warmup_s(measured),
         "evidence_s": measured.evidence_s,
         "requests": measured.requests,
-        "evidence_requests": result.evidence_requests if result else 0,
+        "evidence_requests": result.evidence_requests if result else len(measured.latencies_ms),
         "offered_qps": measured.offered_qps,
         "achieved_qps": measured.achieved_qps,
         "bad_share": result.bad_share if result else None,
@@ -155,9 +157,31 @@ def measurement_row(measured: Measured) -> Measurement:
     }
 
 
+def _warmup_s(measured: Measured) -> float:
+    if measured.capacity:
+        return measured.capacity.warmup_s
+    return measured.result.warmup_s if measured.result else 0.0
+
+
 def joined(probes: Iterable[PlayedProbe]) -> Samples:
     """The samples of all probes in one table."""
     return join_samples([played.samples for played in probes])
+
+
+def _capacity(all_measured: Sequence[Measured]) -> Capacity | None:
+    """The last search's result; a test without one has none."""
+    found = next((measured.capacity for measured in reversed(all_measured) if measured.capacity), None)
+    if found is None:
+        return None
+    return {
+        "capacity_qps": found.capacity_qps,
+        "ci_low_qps": found.ci_low_qps,
+        "ci_high_qps": found.ci_high_qps,
+        "condition_number": found.condition_number,
+        "status": found.status,
+        "load_s": found.load_s,
+        "requests": found.requests,
+    }
 
 
 def _requirement(measured: Measured, source: Source) -> Requirement:

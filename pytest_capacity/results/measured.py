@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from pytest_capacity.protocols import Floats, Health, Json, Probe, Samples
-from pytest_capacity.results.shapes import State
+from pytest_capacity.results.shapes import Kind, State
 from pytest_capacity.search.doubts import Doubt
+from pytest_capacity.search.found import CapacityResult
 from pytest_capacity.search.sustain import SustainResult
 from pytest_capacity.slo import SLO, Breach, Verdict
 from pytest_capacity.stats.intervals import quantile_limits
@@ -54,24 +55,27 @@ class BoundReport:
 
 @dataclass(frozen=True)
 class Measured:
-    """The result of a sustain measurement.
+    """The result of a measurement, a sustain assertion or a capacity search.
 
-    ``verdict`` is None where it was interrupted. ``state`` is ``complete``, ``stopped`` (by a safety rule),
-    ``interrupted`` or ``preflight`` (nothing but the preflight was sent). ``samples`` are the requests that
-    count as evidence, warm-up left out. Latencies count from the intended send time; a failed request counts
-    as infinitely slow. ``secrets`` are values that no text or file may show.
+    ``qps`` is the rate that is required, None for a search without a requirement; ``capacity`` is what a
+    search found. ``verdict`` is None where it was interrupted. ``state`` is ``complete``, ``stopped`` (by a
+    safety rule), ``interrupted`` or ``preflight`` (nothing but the preflight was sent). ``samples`` are the
+    requests that count as evidence: warm-up left out, and of a search those near the capacity. Latencies
+    count from the intended send time; a failed request counts as infinitely slow. ``secrets`` are values
+    that no text or file may show.
     """
 
+    kind: Kind
     state: State
     verdict: Verdict | None
-    qps: float
+    qps: float | None
     slo: SLO
     message: str
     stop_reason: str
     arrivals: str
     seed: int
     budget_s: float
-    min_s: float
+    min_s: float | None
     engine: str
     target: dict[str, Json]
     started_at: str
@@ -79,15 +83,12 @@ class Measured:
     probes: tuple[PlayedProbe, ...] = ()
     preflight: tuple[PreflightReply, ...] = ()
     result: SustainResult | None = None
+    capacity: CapacityResult | None = None
+    doubts: tuple[Doubt, ...] = ()
     health: Health = field(default_factory=Health)
     examples: dict[str, str] = field(default_factory=dict)
     latencies_ms: Floats = field(default_factory=lambda: np.empty(0))
     secrets: tuple[str, ...] = field(default=(), repr=False)
-
-    @property
-    def doubts(self) -> tuple[Doubt, ...]:
-        """Reasons not to trust the measurement."""
-        return self.result.doubts if self.result else ()
 
     @property
     def bounds(self) -> tuple[BoundReport, ...]:
@@ -170,6 +171,26 @@ class Measured:
     def achieved_qps(self) -> float:
         """Requests answered well a second while evidence was taken; NaN without any."""
         return self._rate(int(np.isfinite(self.latencies_ms).sum()))
+
+    @property
+    def capacity_qps(self) -> float | None:
+        """The capacity that a search found; None where it found none."""
+        return self.capacity.capacity_qps if self.capacity else None
+
+    @property
+    def ci_low_qps(self) -> float | None:
+        """The lower end of the capacity's 90 % interval; None where it is not known."""
+        return self.capacity.ci_low_qps if self.capacity else None
+
+    @property
+    def ci_high_qps(self) -> float | None:
+        """The upper end of the capacity's 90 % interval; None where it is not known."""
+        return self.capacity.ci_high_qps if self.capacity else None
+
+    @property
+    def status(self) -> str:
+        """How a search ended (``converged``, ``budget``, ...); empty for a sustain measurement."""
+        return self.capacity.status if self.capacity else ""
 
     def _rate(self, count: int) -> float:
         measuring = [played for played in self.probes if played.role == "measure"]

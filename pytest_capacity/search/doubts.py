@@ -15,6 +15,9 @@ LATE_FLOOR_S = 0.001
 """Lateness below a millisecond moves no latency that an SLO in milliseconds could notice."""
 LATE_SHARE_OF_LIMIT = 0.02
 """Lateness of 2 % of the bound moves a p99 by less than the interval around it."""
+FEW_SENDS = 1_000
+"""Below a thousand requests the p99 of lateness is one of the ten latest, which a single pause of the machine
+can set: twice as much is allowed."""
 PLAN_SHARE = 0.995
 """Half a percent below plan is within what a rate's own interval leaves open."""
 TREND_GROWTH = 1.5
@@ -31,11 +34,12 @@ class Doubt:
     explains: tuple[str, ...] = ()
 
 
-def lateness_allowed_s(largest_limit_ms: float | None) -> float | None:
-    """How late the generator may send at its p99; None where no latency is bounded."""
-    if largest_limit_ms is None:
+def lateness_allowed_s(limit_ms: float | None, sent: int) -> float | None:
+    """How late the generator may send at its p99 over so many requests; None where no latency is bounded."""
+    if limit_ms is None:
         return None
-    return max(LATE_FLOOR_S, LATE_SHARE_OF_LIMIT * largest_limit_ms / 1000)
+    allowed_s = max(LATE_FLOOR_S, LATE_SHARE_OF_LIMIT * limit_ms / 1000)
+    return 2 * allowed_s if sent < FEW_SENDS else allowed_s
 
 
 def generator_doubts(
@@ -43,13 +47,13 @@ def generator_doubts(
 ) -> tuple[Doubt, ...]:
     """Doubts about the load itself: sent late, sent short of plan, or kept back by the in-flight bound."""
     doubts = []
-    allowed_s = lateness_allowed_s(smallest_limit_ms)
+    allowed_s = lateness_allowed_s(smallest_limit_ms, sent)
     if allowed_s is not None and smallest_limit_ms is not None and health.late_p99_s > allowed_s:
         doubts.append(
             Doubt(
                 "generator_late",
                 f"the load generator was late: p99 {health.late_p99_s * 1000:.3g} ms behind schedule, "
-                f"{allowed_s * 1000:.3g} ms allowed ({_lateness_rule(smallest_limit_ms)})",
+                f"{allowed_s * 1000:.3g} ms allowed ({_lateness_rule(smallest_limit_ms, allowed_s)})",
                 "a quieter machine, or a lower rate",
                 ("latency",),
             )
@@ -74,9 +78,9 @@ def generator_doubts(
     return tuple(doubts)
 
 
-def _lateness_rule(limit_ms: float) -> str:
+def _lateness_rule(limit_ms: float, allowed_s: float) -> str:
     if LATE_SHARE_OF_LIMIT * limit_ms / 1000 >= LATE_FLOOR_S:
-        return f"{LATE_SHARE_OF_LIMIT * 100:g} % of the {limit_ms:g} ms bound"
+        return f"{allowed_s * 1e5 / limit_ms:.3g} % of the {limit_ms:g} ms bound"
     return "less than that moves no bound in milliseconds"
 
 

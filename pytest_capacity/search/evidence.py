@@ -50,27 +50,34 @@ class BoundEvidence:
 class Evidence:
     """Final requests of one probe in the order told; those that say nothing of the server are left out."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest_limit_ms: float | None) -> None:
+        self._largest_limit_ms = largest_limit_ms
         self._intended: list[Floats] = []
         self._latency: list[Floats] = []
         self._failed: list[npt.NDArray[np.bool_]] = []
         self.start_s: float | None = None
         self.end_s = 0.0
 
-    def add(self, observation: Observation) -> None:
-        """Take an observation's cohorts; the evidence then reaches to the last request told."""
-        if not len(observation.intended_s):
+    def add(self, observation: Observation, *, keep: npt.NDArray[np.bool_] | None = None) -> None:
+        """Take an observation's cohorts, or the rows to ``keep``; evidence then reaches to their last."""
+        kept = ~np.isin(observation.outcome, _NO_EVIDENCE)
+        late = observation.outcome == Outcome.LATE_UNANSWERED
+        if self._largest_limit_ms is not None:
+            # Cut off by a probe's end before its age said anything: neither good nor late.
+            kept &= ~(late & (observation.latency_s * 1000 < self._largest_limit_ms))
+        due = observation.intended_s
+        if keep is not None:
+            kept, due = kept & keep, due[keep]
+        if not len(due):
             return
         if self.start_s is None:
-            self.start_s = float(observation.intended_s[0])
-        self.end_s = float(observation.intended_s[-1])
-        kept = ~np.isin(observation.outcome, _NO_EVIDENCE)
+            self.start_s = float(due[0])
+        self.end_s = float(due[-1])
         failed = np.isin(observation.outcome[kept], _FAILED)
         latency = np.where(failed, np.inf, observation.latency_s[kept])
-        late = observation.outcome[kept] == Outcome.LATE_UNANSWERED
         self._intended.append(observation.intended_s[kept])
         # Unanswered past the largest bound is late under every bound, by definition of a final cohort.
-        self._latency.append(np.where(late, np.inf, latency))
+        self._latency.append(np.where(late[kept], np.inf, latency))
         self._failed.append(failed)
 
     @property
@@ -86,7 +93,7 @@ class Evidence:
 
     def since(self, start_s: float) -> Evidence:
         """The part intended at ``start_s`` or later, to the observation."""
-        part = Evidence()
+        part = Evidence(self._largest_limit_ms)
         ends = (chunk[-1] if len(chunk) else -np.inf for chunk in self._intended)
         first = next((i for i, end in enumerate(ends) if end >= start_s), None)
         if first is not None:

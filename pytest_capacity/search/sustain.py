@@ -83,7 +83,7 @@ class Sustain:
         self._budget_s = budget_s
         self._last_alpha = ALPHA
         self._warmup_max_s = max(WARMUP_MIN_S, min(WARMUP_MAX_S, WARMUP_SHARE * budget_s, self._spare_s()))
-        self._warmup, self._measured = Evidence(), Evidence()
+        self._warmup, self._measured = Evidence(slo.largest_limit_ms), Evidence(slo.largest_limit_ms)
         self._measuring = False
         self._measure_start_s = 0.0
         self._now_s = 0.0
@@ -153,6 +153,14 @@ class Sustain:
             "stopped", f"the load was stopped: {reason}", "the server's log, or fresh credentials", ()
         )
         self._end(Verdict.FAIL if breached else Verdict.INCONCLUSIVE, reason, () if breached else (doubt,))
+
+    def left_s(self) -> float:
+        """Seconds of load that may still come, without an extension."""
+        return max(0.0, self._budget_s - self._now_s)
+
+    def standing(self) -> str:
+        """Nothing between looks: a figure that was not planned for would invite to stop on it."""
+        return ""
 
     def result(self) -> SustainResult:
         """What is known so far; ``verdict`` is None until the measurement has ended."""

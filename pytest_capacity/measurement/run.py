@@ -1,0 +1,94 @@
+"""What every measurement shares: opening the target, playing a controller, and keeping what was seen."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import replace
+from datetime import datetime, timezone
+
+from pytest_capacity.measurement.loop import (
+    Conditions,
+    Controller,
+    LoadRun,
+    PreflightFailed,
+    sigterm_interrupts,
+)
+from pytest_capacity.protocols import Health, Probe, Samples, Target
+from pytest_capacity.results.measured import Measured, PlayedProbe
+from pytest_capacity.results.shapes import State
+from pytest_capacity.slo import SLO
+from pytest_capacity.stats.summary import lateness_of
+
+_ROLES = {"closed": "warm-up", "drain": "drain", "open": "measure"}
+
+
+class Run(ABC):
+    """One measurement of a target: ``run`` measures, ``measured`` gives what is known, also afterwards."""
+
+    def __init__(
+        self, target: Target, slo: SLO, conditions: Conditions, controller: Controller, *, most_qps: float
+    ) -> None:
+        self.conditions = conditions
+        self._controller = controller
+        self._started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        self._load = LoadRun(target, conditions, largest_limit_ms=slo.largest_limit_ms, qps=most_qps)
+        self._state: State = "interrupted"
+        self._message = ""
+
+    @abstractmethod
+    def measured(self) -> Measured:
+        """What was seen so far; without a verdict where ``run`` was interrupted."""
+
+    def run(self) -> Measured:
+        """Send the preflight, then the load, and judge it.
+
+        Raises CapacityUsageError where the target may not be loaded; KeyboardInterrupt passes through, also
+        for SIGTERM, after the load was stopped.
+        """
+        with sigterm_interrupts():
+            try:
+                with self._load:
+                    self._load.play(self._controller)
+                self._state = "stopped" if self._load.stopped else "complete"
+            except PreflightFailed as failure:
+                self._state, self._message = "preflight", str(failure)
+        return self.measured()
+
+    def smoke(self) -> Measured:
+        """Send the preflight and a few requests, judge nothing but their replies."""
+        with sigterm_interrupts():
+            try:
+                with self._load:
+                    self._load.smoke()
+            except PreflightFailed as failure:
+                self._message = str(failure)
+        self._state = "preflight"
+        return self.measured()
+
+    @property
+    def _decided(self) -> bool:
+        return self._state in ("complete", "stopped")
+
+    def _health_of(self, samples: Samples) -> Health:
+        """The generator's health over these requests; lateness is theirs alone."""
+        late = lateness_of(samples)
+        health = self._load.health if self._load.probes else Health()
+        return replace(health, late_p50_s=late.p50_s, late_p99_s=late.p99_s, late_max_s=late.max_s)
+
+    def _examples(self) -> dict[str, str]:
+        return {outcome.name.lower(): text for outcome, text in self._load.examples.items()}
+
+    def _played(self) -> list[PlayedProbe]:
+        load = self._load
+        played = []
+        for log in load.probes:
+            end_s = log.end_s if log.end_s is not None else load.last_s - load.base_s
+            samples = load.table.between(load.base_s + log.start_s, load.base_s + end_s)
+            role = role_of(log.probe)
+            played.append(PlayedProbe(log.probe, role, log.start_s, end_s, samples, load.late_after_s))
+        return played
+
+
+def role_of(probe: Probe) -> str:
+    """What a probe was for: ``warm-up``, ``drain`` or ``measure``."""
+    return "warm-up" if probe.settle_s >= probe.max_s > 0 else _ROLES[probe.kind]

@@ -1,0 +1,116 @@
+"""One window of a search: a probe's requests after it settled, counted bound by bound."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pytest_capacity.protocols import Health, Observation, Probe
+from pytest_capacity.search.evidence import Evidence
+from pytest_capacity.search.posterior import WindowCount
+from pytest_capacity.slo import SLO
+from pytest_capacity.stats.batches import batch_of, design_effect
+
+BLOCK_LIMITS = 5.0
+"""Blocks of five latency limits: a burst near capacity lasts a few of them, whatever the limit is."""
+BLOCK_MIN_S = 0.25
+PRIOR_BLOCKS = 20.0
+"""How many blocks of its own a window needs before its design effect outweighs the expected one."""
+PRIOR_LIMITS = 2.5
+"""The expected design effect is one plus the requests that arrive in so many latency limits, which is about
+what simulated queues show at their capacity."""
+ERROR_BURST_S = 0.15
+"""Failures come in bursts too; this much of them is one event where no latency bound tells the scale."""
+
+
+class Window:
+    """What was told of one probe, from the moment it settled."""
+
+    def __init__(self, probe: Probe, start_s: float, slo: SLO) -> None:
+        self.probe, self.start_s, self._slo = probe, start_s, slo
+        self.evidence = Evidence(slo.largest_limit_ms)
+        self.now_s = start_s
+        self.last: Observation | None = None
+        self._limit_s = (slo.largest_limit_ms or 0.0) / 1000
+        self._peak_in_flight = 0
+        self._backlog_blocks = 0
+
+    @property
+    def is_evidence(self) -> bool:
+        """Whether the window says anything of the capacity: open loop, and settled at some time."""
+        return self.probe.kind == "open" and self.probe.settle_s < self.probe.max_s
+
+    @property
+    def rate_qps(self) -> float:
+        """The rate offered; 0 where the probe was not open loop."""
+        return float(self.probe.rate_qps or 0.0)
+
+    @property
+    def lasted_s(self) -> float:
+        """How long the probe has been on."""
+        return self.now_s - self.start_s
+
+    @property
+    def health(self) -> Health:
+        """The generator's health in this probe."""
+        return self.last.health if self.last else Health()
+
+    def add(self, observation: Observation) -> None:
+        """Take an observation of this probe, also one told after its end."""
+        # A warm-up never settles: its requests tell how it goes, but count for nothing.
+        settled = observation.intended_s >= self.start_s + (self.probe.settle_s if self.is_evidence else 0.0)
+        self.evidence.add(observation, keep=settled)
+        if self.last is None or observation.now_s > self.last.now_s:
+            self.last = observation
+            self.now_s = max(self.now_s, observation.now_s)
+            self._watch_backlog(observation)
+
+    def _watch_backlog(self, observation: Observation) -> None:
+        """Count observations in a row with more in flight than three limits hold, and not becoming less."""
+        allowed = max(8.0, 3 * self.rate_qps * self._limit_s)
+        growing = observation.in_flight > allowed and observation.in_flight >= 0.9 * self._peak_in_flight
+        self._backlog_blocks = self._backlog_blocks + 1 if growing else 0
+        self._peak_in_flight = max(self._peak_in_flight, observation.in_flight)
+
+    @property
+    def overloaded(self) -> bool:
+        """Whether the backlog has grown for three observations."""
+        return self._backlog_blocks >= 3
+
+    def counts(self) -> list[WindowCount]:
+        """The window's evidence, one count for each bound of the SLO."""
+        intended, latency, failed = self.evidence.columns()
+        block_s = max(BLOCK_MIN_S, BLOCK_LIMITS * self._limit_s)
+        start_s = float(intended[0]) if len(intended) else self.start_s
+        block = batch_of(intended, start_s, block_s)
+        blocks = len(np.unique(block))
+        counts = []
+        for bound in self._slo.bounds:
+            bad = failed if bound.limit_ms is None else latency > bound.limit_ms / 1000
+            expected = 1 + self.rate_qps * max(
+                PRIOR_LIMITS * self._limit_s, 0.0 if self._limit_s else ERROR_BURST_S
+            )
+            own = design_effect(bad, block)
+            shrunk = (PRIOR_BLOCKS * expected + blocks * own) / (PRIOR_BLOCKS + blocks)
+            effect = max(shrunk, own if blocks > 2 else 1.0)
+            counts.append(WindowCount(self.rate_qps, int(bad.sum()), len(bad), effect))
+        return counts
+
+    def share_of(self, index: int) -> float:
+        """The share of bad requests under one bound, by its index; 0 without any request."""
+        count = self.counts()[index]
+        return count.bad / count.total if count.total else 0.0
+
+    def median_s(self) -> float:
+        """The median latency; infinite where it lies among failed requests or there is none."""
+        _, latency, _ = self.evidence.columns()
+        return float(np.median(latency)) if len(latency) else float("inf")
+
+    def quantile_s(self, allowed_share: float) -> float:
+        """The latency that all but ``allowed_share`` of the requests stay within; 0 without any."""
+        _, latency, _ = self.evidence.columns()
+        return float(np.quantile(latency, 1 - allowed_share, method="lower")) if len(latency) else 0.0
+
+    def throughput_qps(self) -> float:
+        """Replies a second over the evidence; 0 without any."""
+        _, latency, _ = self.evidence.columns()
+        return len(latency) / self.evidence.seconds if self.evidence.seconds > 0 else 0.0
