@@ -8,6 +8,12 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11 p
 VENV := .venv
 EXAMPLE := examples/ranking
 MODEL := $(EXAMPLE)/model/ranker.txt
+EMBEDDING := examples/embedding
+ENCODER := $(EMBEDDING)/model/model.onnx
+
+# `make demo` takes at most four minutes: the second example, which needs up to two, runs where they are left.
+STARTED := $(shell date +%s)
+SECOND_UNTIL_S := 120
 
 # What a user has set up for other projects must not reach these environments, nor these environments it.
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV PIP_TARGET PIP_PREFIX PIP_ROOT
@@ -21,7 +27,7 @@ INSTALL := -m pip install --quiet --quiet
 # A measurement needs the machine to itself, and two installations must not share an environment: -j changes nothing.
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint clean check check-openmp
+.PHONY: help demo demo-embedding test lint clean check check-openmp
 
 # $(call step,what it does,command): announces it, runs it, and says how long it took; no commas in the first.
 step = @printf '==> %s\n' '$(1)'; start=$$(date +%s); { $(2); } || exit $$?; \
@@ -29,6 +35,7 @@ step = @printf '==> %s\n' '$(1)'; start=$$(date +%s); { $(2); } || exit $$?; \
 
 help:
 	@echo 'make demo    load a real ranking model behind a real server and judge it (first run: 1 to 4 minutes)'
+	@echo 'make demo-embedding   find out how much a sentence encoder takes (1 to 2 minutes)'
 	@echo 'make test    style, types and the whole test suite'
 	@echo 'make lint    style and types only'
 	@echo 'make clean   remove environments, caches, the trained model and artifacts'
@@ -38,6 +45,14 @@ demo: check-openmp $(VENV)/.installed $(EXAMPLE)/.venv/.installed $(MODEL)
 	@printf '==> %s\n' 'loading the ranker (starts its server; about a minute)'
 	@cd $(EXAMPLE) && { ../../$(VENV)/bin/python -m pytest -v; status=$$?; }; \
 	    echo "artifacts (one JSON file for each test): $(EXAMPLE)/.capacity/"; exit $$status
+	@if [ $$(($$(date +%s) - $(STARTED))) -le $(SECOND_UNTIL_S) ]; \
+	    then $(MAKE) --no-print-directory demo-embedding; \
+	    else echo 'next: make demo-embedding finds out how much a sentence encoder takes (1 to 2 minutes)'; fi
+
+demo-embedding: check $(VENV)/.installed $(EMBEDDING)/.venv/.installed $(ENCODER)
+	@printf '==> %s\n' 'how much does the sentence encoder take? (starts its server; about a minute)'
+	@cd $(EMBEDDING) && { ../../$(VENV)/bin/python -m pytest -v -k how_much_it_takes; status=$$?; }; \
+	    echo "artifacts: $(EMBEDDING)/.capacity/"; exit $$status
 
 test: lint
 	@printf '==> %s\n' 'running the test suite (some minutes)'
@@ -56,7 +71,7 @@ clean:
 # Environments. A stamp lies inside the environment it vouches for and is written last, so that an interrupted
 # installation is taken up again and a removed environment takes its stamp along.
 
-$(VENV)/.made $(EXAMPLE)/.venv/.made: | check
+$(VENV)/.made $(EXAMPLE)/.venv/.made $(EMBEDDING)/.venv/.made: | check
 	$(call step,making $(@D),"$(PYTHON)" -m venv $(@D) && $(@D)/bin/python $(INSTALL) "pip>=22" && touch $@)
 
 $(VENV)/.installed: pyproject.toml $(VENV)/.made
@@ -73,6 +88,15 @@ $(EXAMPLE)/.venv/.installed: $(EXAMPLE)/requirements.txt $(EXAMPLE)/.venv/.made
 
 $(MODEL): $(EXAMPLE)/train.py $(EXAMPLE)/ranker.py $(EXAMPLE)/.venv/.installed
 	$(call step,training the ranker (ten seconds),$(EXAMPLE)/.venv/bin/python $(EXAMPLE)/train.py)
+
+$(EMBEDDING)/.venv/.installed: $(EMBEDDING)/requirements.txt $(EMBEDDING)/.venv/.made
+	$(call step,installing the sentence encoder and its server into $(EMBEDDING)/.venv (half a minute),\
+	    $(@D)/bin/python $(INSTALL) -r $(EMBEDDING)/requirements.txt && touch $@)
+
+ENCODER_SOURCE := $(addprefix $(EMBEDDING)/,build.py encoder.py graph.py reference.py texts.py)
+
+$(ENCODER): $(ENCODER_SOURCE) $(EMBEDDING)/.venv/.installed
+	$(call step,building the sentence encoder (ten seconds),$(EMBEDDING)/.venv/bin/python $(EMBEDDING)/build.py)
 
 # Prerequisites: one line for each that is missing, and nothing begun.
 

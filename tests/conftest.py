@@ -7,7 +7,9 @@ import signal
 import pytest
 
 # pytester forgets modules that a run inside this process imported first, which numpy does not survive.
-import pytest_capacity.plugin.measuring  # noqa: F401
+import pytest_capacity.plugin.asynchronous
+import pytest_capacity.plugin.measuring
+import pytest_capacity.plugin.session  # noqa: F401
 
 # A shell gives what it starts in the background an ignored SIGINT, which children inherit: Ctrl-C could then
 # be tested neither here nor in them.

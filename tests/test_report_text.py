@@ -195,17 +195,45 @@ def test_the_summary_has_a_row_a_test_and_a_remedy_for_each_doubtful_one() -> No
 def test_what_is_not_known_is_left_open() -> None:
     rows = [
         row(verdict="MEASURED", asked_qps=None, found_qps=1520.4, seconds=9.94),
-        row("test_b", verdict=None, p50_ms=None, p99_ms=None, error_rate=None, seconds=0, attempt=2),
+        row(
+            "test_b",
+            verdict=None,
+            artifact=ARTIFACT,
+            p50_ms=None,
+            p99_ms=None,
+            error_rate=None,
+            seconds=0,
+            attempt=2,
+        ),
         row("test_c", verdict="INCONCLUSIVE", headline="stopped", p99_ms=12345, error_rate=0.0002),
     ]
 
     assert summary_table(rows) == [
-        "verdict   test                asked  found       p50        p99   errors  seconds",
-        "measured  test_a                     1,520/s  9.2 ms      31 ms    0.0 %      9.9",
-        "stopped   test_b (attempt 2)  120/s                -          -        -        0",
-        "?         test_c              120/s           9.2 ms  12,345 ms  < 0.1 %       16",
+        "verdict   test                     asked  found       p50        p99   errors  seconds",
+        "measured  test_a                          1,520/s  9.2 ms      31 ms    0.0 %      9.9",
+        "stopped   test_b (attempt 2 of 2)  120/s                -          -        -        0",
+        "?         test_c                   120/s           9.2 ms  12,345 ms  < 0.1 %       16",
         "INCONCLUSIVE test_c: stopped",
     ]
+
+
+def test_of_a_test_that_was_rerun_the_last_attempt_counts() -> None:
+    rows = [
+        row(verdict="INCONCLUSIVE", headline="the machine was busy", remedy="a quieter one"),
+        row(attempt=2),
+    ]
+
+    lines = summary_table(rows)
+
+    assert [line.split("  ")[0] for line in lines] == ["verdict", "?", "PASS"]
+    assert "test_a (attempt 1 of 2)" in lines[1]
+    assert "test_a (attempt 2 of 2)" in lines[2]
+
+
+def test_a_test_without_a_record_has_no_result() -> None:
+    lost = row(verdict=None, artifact=None, p50_ms=None, p99_ms=None, error_rate=None, asked_qps=None)
+
+    assert summary_table([lost])[1].startswith("no result  test_a ")
 
 
 def test_no_row_makes_no_table() -> None:

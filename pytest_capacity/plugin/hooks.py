@@ -47,6 +47,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
         from pytest_capacity.plugin.collecting import prepare  # noqa: PLC0415 - runs with capacity tests only
 
         prepare(item)
+        # Now, since the header is written before the last hook that sees the whole collection.
+        engage(item.config)
 
 
 @pytest.hookimpl(trylast=True)  # anyio replaces items here
