@@ -254,13 +254,23 @@ async def test_rate(number): pass
         result.stderr.fnmatch_lines(["*::test_rate: a coroutine under Hypothesis *"])
 
 
+LONG = "qps=50, p99_ms=20000, error_rate=0.02, budget_s=60"
+MARKED = f"@pytest.mark.capacity({LONG})\nasync def test_rate(): pass"
+CALLED = f"async def test_rate(async_capacity):\n    await async_capacity.sustain({LONG})"
+
+
 @pytest.mark.parametrize(
-    ("number", "name"),
-    [(signal.SIGINT, "asyncio"), (signal.SIGTERM, "asyncio"), (signal.SIGINT, "anyio")],
-    ids=["SIGINT asyncio", "SIGTERM asyncio", "SIGINT anyio"],
+    ("number", "name", "test"),
+    [
+        (signal.SIGINT, "asyncio", MARKED),
+        (signal.SIGTERM, "asyncio", CALLED),
+        (signal.SIGINT, "anyio", CALLED),
+        (signal.SIGTERM, "anyio", MARKED),
+    ],
+    ids=["SIGINT asyncio", "SIGTERM asyncio call", "SIGINT anyio call", "SIGTERM anyio"],
 )
 def test_a_signal_ends_the_load_of_a_coroutine_test(
-    project: Project, number: signal.Signals, name: str
+    project: Project, number: signal.Signals, name: str, test: str
 ) -> None:
     pytest.importorskip(name)
     with servers.healthy() as server:
@@ -271,8 +281,7 @@ def test_a_signal_ends_the_load_of_a_coroutine_test(
 def anyio_backend(): return "asyncio"
 
 @pytest.mark.{name}
-@pytest.mark.capacity(qps=50, p99_ms=20000, error_rate=0.02, budget_s=60)
-async def test_rate(): pass
+{test}
 
 def test_after(): pass
 """,

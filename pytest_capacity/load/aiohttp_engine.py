@@ -18,6 +18,7 @@ from pytest_capacity.load.client import HttpClient
 from pytest_capacity.load.limits import bound_by_files
 from pytest_capacity.load.pacing import request_indexes, stretch
 from pytest_capacity.load.player import Player
+from pytest_capacity.load.priority import wake_soon
 from pytest_capacity.load.refresh import HeaderRefresher, first_headers
 from pytest_capacity.load.vitals import LatenessMeter, Vitals
 from pytest_capacity.protocols import (
@@ -173,6 +174,7 @@ class AiohttpSession:
 
     def _run(self, ready: concurrent.futures.Future[None]) -> None:
         leave_coverage()
+        wake_soon()
         loop = new_event_loop()
         try:
             loop.run_until_complete(self._serve(ready))
