@@ -383,10 +383,9 @@ class CapacitySearch:
 
     def _judge_generator(self, window: Window) -> None:
         """Three doubted windows in a row are the generator's limit, not the server's."""
-        doubts = _window_doubts(window, self.slo)
-        self._invalid = self._invalid + 1 if doubts else 0
+        self._invalid = self._invalid + 1 if _is_doubted(window, self.slo) else 0
         if self._invalid >= INVALID_IN_A_ROW:
-            self._generator = doubts
+            self._generator = _window_doubts(window, self.slo)
 
     def _condition_number(self) -> float | None:
         if not self._posteriors or not self._evidence():
@@ -466,4 +465,9 @@ def _window_doubts(window: Window, slo: SLO) -> tuple[Doubt, ...]:
 
 def _is_doubted(window: Window, slo: SLO) -> bool:
     """Whether the generator's own trouble can explain the window; an overload makes a generator late too."""
-    return bool(_window_doubts(window, slo)) and not window.overloaded
+    doubts = _window_doubts(window, slo)
+    if not doubts or window.overloaded:
+        return False
+    # Once for each request's own lateness and once for the queue that requests sent in a bunch make.
+    beyond = window.use_beyond(2 * window.health.late_max_s) > 1
+    return not (beyond and all("latency" in doubt.explains for doubt in doubts))

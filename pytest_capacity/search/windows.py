@@ -100,6 +100,16 @@ class Window:
         count = self.counts()[index]
         return count.bad / count.total if count.total else 0.0
 
+    def use_beyond(self, allowance_s: float) -> float:
+        """How many times the allowed share was used if every latency limit were so much longer."""
+        _, latency, _ = self.evidence.columns()
+        if not len(latency):
+            return 0.0
+        limits = [
+            ((b.limit_ms or 0.0) / 1000 + allowance_s, b.allowed_share) for b in self._slo.latency_bounds
+        ]
+        return max((float((latency > limit).mean()) / share for limit, share in limits), default=0.0)
+
     def median_s(self) -> float:
         """The median latency; infinite where it lies among failed requests or there is none."""
         _, latency, _ = self.evidence.columns()
