@@ -355,7 +355,7 @@ def busy():
     stop.set()
     for thread in threads: thread.join()
 
-@pytest.mark.capacity(qps=60, p50_ms=400, error_rate=0.3, min_s=1, budget_s=6)
+@pytest.mark.capacity(qps=60, p50_ms=100, error_rate=0.3, min_s=1, budget_s=6)
 def test_rate(busy): pass
 """
         with servers.healthy() as server:
