@@ -37,8 +37,10 @@ QUICK = "qps=60, p50_ms=20000, error_rate=0.3, min_s=1, budget_s=6"
 
 
 @pytest.fixture
-def project(pytester: pytest.Pytester) -> Project:
-    """A made-up model repository in which pytest runs with the plugin."""
+def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A made-up model repository in which pytest runs with the plugin, as at a desk: pytest prints more under CI."""
+    for name in ("CI", "BUILD_NUMBER"):
+        monkeypatch.delenv(name, raising=False)
     pytester.makeini(INI)
     return Project(pytester)
 
