@@ -1,0 +1,181 @@
+"""What the two example servers take: searches beside sustain runs and an outside open-loop tool.
+
+``python -m benchmarks.examples ranking|embedding [--searches N] [--budget-s S] [--loadtest PATH] ...``
+
+Starts the example's server (``make demo`` sets it up), runs N searches, then sustain runs at 0.9 and 1.1 of
+their median, and, where its path is given, npm's ``loadtest``, which sends open loop at an even pace.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from pytest_capacity import HttpTarget
+from pytest_capacity.load.aiohttp_engine import AiohttpEngine
+from pytest_capacity.measurement import Conditions, Question, Requirement, SearchRun, SustainRun
+from pytest_capacity.slo import SLO
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+PATHS = {"ranking": "/rank", "embedding": "/embed"}
+HEALTH = {"ranking": "/healthz", "embedding": "/health"}
+LIMITS_MS = {"ranking": 50.0, "embedding": 100.0}
+MOST_QPS = {"ranking": 2000.0, "embedding": 150.0}
+BODIES = 500
+OUTSIDE_S = 20
+
+
+def example(name: str) -> ModuleType:
+    """The example's conftest, which knows its traffic."""
+    sys.path.insert(0, str(EXAMPLES / name))
+    spec = importlib.util.spec_from_file_location("example", EXAMPLES / name / "conftest.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@contextlib.contextmanager
+def serving(name: str) -> Iterator[str]:
+    """The example's server, started and stopped; gives its URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = int(probe.getsockname()[1])
+    python = str(EXAMPLES / name / ".venv" / "bin" / "python")
+    commands = {
+        "ranking": [python, "-m", "uvicorn", "app:app", "--port", str(port), "--no-access-log"],
+        "embedding": [python, "server.py", "--port", str(port)],
+    }
+    server = subprocess.Popen(
+        commands[name],
+        cwd=EXAMPLES / name,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(port, HEALTH[name]):
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"the {name} server did not start: run make demo first")
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            server.wait(5)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def answers(port: int, path: str) -> bool:
+    """Whether the server answers its health check."""
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
+        connection.request("GET", path)
+        return connection.getresponse().status == http.client.OK
+    except OSError:
+        return False
+
+
+def outside(loadtest: str, url: str, rate: float, bodies: Path) -> str:
+    """The p99 in ms that ``loadtest`` shows at a rate, as it prints it."""
+    output = subprocess.run(
+        [
+            *(loadtest, "-t", str(OUTSIDE_S), "--rps", f"{rate:.0f}", "-k"),
+            *("-m", "POST", "-T", "application/json", "-R", str(bodies), url),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=OUTSIDE_S + 30,
+        check=False,
+    ).stdout
+    p99 = re.search(r"99%\s+([\d.]+)", output)
+    achieved = re.search(r"(?:Effective rps|Requests per second):\s+([\d.]+)", output)
+    return f"p99 {p99[1] if p99 else '?'} ms, {achieved[1] if achieved else '?'}/s sent"
+
+
+def write_bodies(query: Callable[[np.random.Generator], object], folder: Path) -> Path:
+    """A request generator for ``loadtest`` that draws from the example's traffic."""
+    rng = np.random.default_rng(1)
+    drawn = json.dumps([json.dumps(query(rng)) for _ in range(BODIES)])
+    script = folder / "bodies.js"
+    script.write_text(
+        f"const bodies = {drawn};\nmodule.exports = (params, options, client, callback) => {{\n"
+        "  const body = bodies[Math.floor(Math.random() * bodies.length)];\n"
+        "  options.headers['Content-Length'] = Buffer.byteLength(body);\n"
+        "  options.headers['Content-Type'] = 'application/json';\n  options.body = body;\n"
+        "  const request = client(options, callback);\n  request.write(body);\n  return request;\n};\n"
+    )
+    return script
+
+
+def main() -> None:
+    """Print a line for each run."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=sorted(PATHS))
+    parser.add_argument("--searches", type=int, default=5)
+    parser.add_argument("--budget-s", type=float, default=60.0)
+    parser.add_argument("--soak-s", type=float, default=60.0)
+    parser.add_argument("--loadtest", help="the path of npm's loadtest")
+    given = parser.parse_args()
+    slo = SLO(p99_ms=LIMITS_MS[given.name])
+    query = example(given.name).query
+    with serving(given.name) as url, tempfile.TemporaryDirectory() as folder:
+        target = HttpTarget(url + PATHS[given.name], payloads=query)
+        found: list[float] = []
+        for seed in range(given.searches):
+            question = Question(slo, budget_s=given.budget_s, max_qps=MOST_QPS[given.name])
+            measured = SearchRun(target, question, Conditions(AiohttpEngine(), seed)).run()
+            capacity = measured.capacity
+            assert capacity
+            print(
+                f"search {seed}: {capacity.capacity_qps or 0:.1f}/s ({capacity.ci_low_qps or 0:.1f}-"
+                f"{capacity.ci_high_qps or 0:.1f}), {capacity.status}, {measured.verdict}, "
+                f"{capacity.load_s:.0f} s; {'; '.join(d.text for d in measured.doubts)}",
+                flush=True,
+            )
+            if capacity.capacity_qps:
+                found.append(capacity.capacity_qps)
+        middle = statistics.median(found)
+        for share in (0.9, 1.1):
+            requirement = Requirement(slo, share * middle, budget_s=given.soak_s, min_s=given.soak_s * 0.6)
+            soak = SustainRun(target, requirement, Conditions(AiohttpEngine(), 1)).run()
+            assert soak.result
+            print(
+                f"soak at {share:g} x median = {share * middle:.1f}/s: {soak.verdict}, "
+                f"{soak.result.bad_share:.2%} late; {'; '.join(d.text for d in soak.doubts)}",
+                flush=True,
+            )
+        if given.loadtest:
+            bodies = write_bodies(query, Path(folder))
+            for share in (0.6, 0.8, 0.9, 1.0, 1.1, 1.2):
+                rate = share * middle
+                shown = outside(given.loadtest, url + PATHS[given.name], rate, bodies)
+                print(f"loadtest at {share:g} x median = {rate:.0f}/s: {shown}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
