@@ -71,6 +71,13 @@ class BoundPosterior:
         """The rate below which the capacity lies with this probability."""
         return float(np.interp(probability, np.cumsum(self.marginal), self.grid_qps))
 
+    def below(self, log_qps: Floats) -> Floats:
+        """The probability that the capacity's logarithm is below each of these."""
+        result: Floats = np.interp(
+            log_qps, np.log(self.grid_qps), np.cumsum(self.marginal), left=0.0, right=1.0
+        )
+        return result
+
     @property
     def marginal(self) -> Floats:
         """The probability of each rate of the grid."""
@@ -113,12 +120,3 @@ class BoundPosterior:
         log_weight = log_weight + self._prior
         weight = np.exp(log_weight - log_weight.max())
         self._weight = weight / weight.sum()
-
-
-def joint_quantile(posteriors: Sequence[BoundPosterior], probability: float) -> float:
-    """A quantile of the smallest capacity of several bounds, taken as independent of each other."""
-    above = np.ones(POINTS)
-    for posterior in posteriors:
-        above *= 1 - np.cumsum(posterior.marginal)
-    below = np.maximum.accumulate(1 - np.clip(above, 0, 1))
-    return float(np.interp(probability, below, posteriors[0].grid_qps))

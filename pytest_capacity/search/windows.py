@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from pytest_capacity.protocols import Health, Observation, Probe
+from pytest_capacity.protocols import Floats, Health, Observation, Probe
 from pytest_capacity.search.evidence import Evidence
 from pytest_capacity.search.posterior import WindowCount
-from pytest_capacity.slo import SLO
+from pytest_capacity.search.spikes import Spike, find_spikes, outside
+from pytest_capacity.search.tail import LEVELS, LevelCounts
+from pytest_capacity.slo import SLO, Bound
 from pytest_capacity.stats.batches import batch_of, design_effect
 
 BLOCK_LIMITS = 5.0
@@ -25,8 +27,10 @@ ERROR_BURST_S = 0.15
 class Window:
     """What was told of one probe, from the moment it settled."""
 
-    def __init__(self, probe: Probe, start_s: float, slo: SLO) -> None:
+    def __init__(self, probe: Probe, start_s: float, slo: SLO, *, requests_before: int = 0) -> None:
         self.probe, self.start_s, self._slo = probe, start_s, slo
+        self.requests_before = requests_before
+        self.load_factor = 1.0
         self.evidence = Evidence(slo.largest_limit_ms)
         self.now_s = start_s
         self.last: Observation | None = None
@@ -50,6 +54,27 @@ class Window:
         return self.now_s - self.start_s
 
     @property
+    def is_over(self) -> bool:
+        """Whether the probe has had its time."""
+        return self.lasted_s >= self.probe.max_s - 1e-9
+
+    @property
+    def sent(self) -> int:
+        """Requests sent so far."""
+        return self.last.sent if self.last else 0
+
+    @property
+    def failed(self) -> int:
+        """Requests that failed."""
+        return int(self.evidence.columns()[2].sum())
+
+    @property
+    def late(self) -> int:
+        """Requests that failed or took longer than the largest latency limit."""
+        _, latency, failed = self.evidence.columns()
+        return int((latency > self._limit_s).sum()) if self._limit_s else int(failed.sum())
+
+    @property
     def health(self) -> Health:
         """The generator's health in this probe."""
         return self.last.health if self.last else Health()
@@ -66,6 +91,8 @@ class Window:
 
     def _watch_backlog(self, observation: Observation) -> None:
         """Count observations in a row with more in flight than three limits hold, and not becoming less."""
+        if self.probe.kind != "open":
+            return
         allowed = max(8.0, 3 * self.rate_qps * self._limit_s)
         growing = observation.in_flight > allowed and observation.in_flight >= 0.9 * self._peak_in_flight
         self._backlog_blocks = self._backlog_blocks + 1 if growing else 0
@@ -120,7 +147,35 @@ class Window:
         _, latency, _ = self.evidence.columns()
         return float(np.quantile(latency, 1 - allowed_share, method="lower")) if len(latency) else 0.0
 
-    def throughput_qps(self) -> float:
-        """Replies a second over the evidence; 0 without any."""
-        _, latency, _ = self.evidence.columns()
-        return len(latency) / self.evidence.seconds if self.evidence.seconds > 0 else 0.0
+    def levels(self, bound: Bound) -> LevelCounts:
+        """How many requests outside spikes were above each part of a latency bound's limit."""
+        intended, latency, _ = self.evidence.columns()
+        limit_s = (bound.limit_ms or 0.0) / 1000
+        latency = latency[outside(intended, self.spikes(bound), limit_s)]
+        above = tuple(int((latency > level * limit_s).sum()) for level in LEVELS)
+        return LevelCounts(self.rate_qps * self.load_factor, len(latency), above)
+
+    def spikes(self, bound: Bound) -> list[Spike]:
+        """The spikes under a latency bound."""
+        intended, latency, _ = self.evidence.columns()
+        return find_spikes(intended, latency, (bound.limit_ms or 0.0) / 1000) if not self.overloaded else []
+
+    def sent_qps(self, last_s: float | None = None) -> float:
+        """Requests sent a second, over the last seconds or the whole window; 0 without any."""
+        rate, _ = self.batches(last_s or self.lasted_s, 1)
+        return float(rate[0]) if len(rate) else 0.0
+
+    def batches(self, last_s: float, count: int) -> tuple[Floats, Floats]:
+        """Requests sent a second in equal parts of the last seconds that are told, and how many before each.
+
+        Counted are requests of which it is known what became of them.
+        """
+        intended, _, _ = self.evidence.columns()
+        intended = intended[intended >= self.start_s]
+        seconds = min(last_s, self.evidence.end_s - self.start_s)
+        if not len(intended) or seconds <= 0:
+            return np.empty(0), np.empty(0)
+        edges = np.linspace(self.evidence.end_s - seconds, self.evidence.end_s, count + 1)
+        counts, _ = np.histogram(intended, edges)
+        before = int((intended < edges[0]).sum()) + np.cumsum(counts) - counts / 2
+        return counts * count / seconds, before.astype(np.float64)

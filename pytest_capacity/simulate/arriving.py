@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -69,12 +71,12 @@ def replayed(times_s: Floats) -> Arriving:
 
 
 def read_times(path: Path) -> Floats:
-    """The arrival times of a trace in JSON Lines: ``t`` of each row, after the header.
+    """The arrival times of a trace in JSON Lines, gzip by suffix: ``t`` of each row, after the header.
 
-    Raises ValueError with the line that is wrong.
+    Raises ValueError with the line that is wrong, OSError for a file that cannot be read.
     """
     times = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(_text(path).splitlines(), 1):
         if not line.strip():
             continue
         try:
@@ -85,3 +87,11 @@ def read_times(path: Path) -> Floats:
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{path}, line {number}: no arrival time 't' ({error})") from error
     return np.array(times)
+
+
+def _text(path: Path) -> str:
+    try:
+        raw = path.read_bytes()
+        return (gzip.decompress(raw) if path.suffix == ".gz" else raw).decode("utf-8")
+    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: {error}") from error

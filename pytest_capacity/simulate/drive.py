@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,9 @@ from pytest_capacity.simulate.arriving import Arriving
 from pytest_capacity.simulate.server import SimulatedServer
 
 TICK_S = 0.25
+
+_Rows: TypeAlias = tuple[Floats, Floats, Outcomes]
+_NOTHING: _Rows = (np.empty(0), np.empty(0), np.empty(0, dtype=np.uint8))
 
 
 class Controller(Protocol):
@@ -62,105 +65,100 @@ class Drive:
 
     def play(self, controller: Controller, extend: Callable[[], bool] | None = None) -> None:
         """Follow the controller to its end; ``extend`` may grant it more when it says that it is done."""
-        begun: list[_Played] = []
+        ended: list[_Played] = []
         probe = controller.ask()
         while probe is not None:
             here = _Played(probe, self.server.now_s, *[len(self.server.arrived_s)] * 2)
-            begun.append(here)
-            probe = self._play_probe(controller, begun, extend)
+            probe = self._play_probe(controller, ended, here, extend)
             here.end = len(self.server.arrived_s)
             self.offered.append((here.probe, here.start_s, self.server.now_s))
-            begun = [one for one in begun if one.end is None or one.told < one.end]
-        self._settle(controller, begun)
+            ended.append(here)
+        # No more arrive: what is left is told when it is answered or late.
+        while not self._tell_rest(controller, ended):
+            self.server.offer((), self.server.now_s + TICK_S)
 
     def _play_probe(
-        self, controller: Controller, begun: list[_Played], extend: Callable[[], bool] | None
+        self,
+        controller: Controller,
+        ended: list[_Played],
+        here: _Played,
+        extend: Callable[[], bool] | None,
     ) -> Probe | None:
-        here, server = begun[-1], self.server
         probe, tick = here.probe, 0
         while True:
             tick += 1
-            end_s = min(here.start_s + tick * TICK_S, max(here.start_s + probe.max_s, server.now_s + 1e-6))
-            if probe.kind == "closed":
-                server.hold(int(probe.concurrency or 1), end_s)
-            elif probe.kind == "open":
-                server.offer(self._arrivals.draw(float(probe.rate_qps or 0), server.now_s, end_s), end_s)
-            else:
-                server.offer((), end_s)
-            self._tell(controller, begun)
+            self._load(probe, here.start_s, here.start_s + tick * TICK_S)
+            all_told = self._tell_rest(controller, ended)
+            # Later probes wait for their turn: all is told in order.
+            rows = self._final(here, len(self.server.arrived_s), self.server.now_s) if all_told else _NOTHING
+            self._tell(controller, here, rows)
             asked = controller.ask()
             if asked is None and extend is not None and extend():
                 asked = controller.ask()
             if asked is None or asked.id != probe.id:
                 return asked
-            probe = asked
-            if end_s >= here.start_s + probe.max_s + 4 * TICK_S:
+            if self.server.now_s >= here.start_s + asked.max_s + 4 * TICK_S:
                 raise RuntimeError(f"the controller holds on to probe {probe.id} past its max_s")
+            probe = asked
 
-    def _settle(self, controller: Controller, begun: list[_Played]) -> None:
-        """After the last probe let no more arrive, and tell what is left when it is answered or late."""
-        until_s = self.server.now_s + self._limit_s + TICK_S
-        while begun and self.server.now_s < until_s:
-            self.server.offer((), self.server.now_s + TICK_S)
-            self._tell(controller, begun)
-            begun = [one for one in begun if one.end is not None and one.told < one.end]
+    def _load(self, probe: Probe, start_s: float, until_s: float) -> None:
+        """Play a tick of a probe, cut short by its end; past its end nothing arrives."""
+        server, end_s = self.server, start_s + probe.max_s
+        if probe.kind == "drain" or server.now_s >= end_s:
+            server.offer((), until_s if server.now_s >= end_s else min(until_s, end_s))
+        elif probe.kind == "closed":
+            server.hold(int(probe.concurrency or 1), min(until_s, end_s))
+        else:
+            until_s = min(until_s, end_s)
+            times_s = self._arrivals.draw(float(probe.rate_qps or 0), server.now_s, until_s)
+            server.offer(times_s.tolist(), until_s)
 
-    def _tell(self, controller: Controller, begun: list[_Played]) -> None:
-        """Tell each probe's cohorts that have become final, the older probes first and in order."""
-        server, now_s = self.server, self.server.now_s
-        replied = np.array(server.replied_s[self._open_from :])
-        arrived = np.array(server.arrived_s[self._open_from :])
-        gone_s = np.where(np.isnan(replied), arrived, np.minimum(replied, arrived + self._timeout_s))
-        waiting = gone_s > now_s
-        oldest = int(waiting.argmax()) if waiting.any() else len(waiting)
-        oldest_age_s = now_s - float(arrived[oldest]) if waiting.any() else 0.0
-        self._open_from += oldest
-        for played in begun:
-            is_last = played is begun[-1]
-            end = len(server.arrived_s) if played.end is None else played.end
-            rows = self._final(played, end, now_s)
-            if not is_last and len(rows[0]) == 0:
-                break
-            controller.tell(
-                Observation(
-                    probe_id=played.probe.id,
-                    now_s=now_s,
-                    planned=end - played.first,
-                    sent=end - played.first,
-                    in_flight=int(waiting.sum()),
-                    oldest_age_s=oldest_age_s,
-                    health=self._health(now_s),
-                    intended_s=rows[0],
-                    latency_s=rows[1],
-                    outcome=rows[2],
-                    operation=np.zeros(len(rows[0]), dtype=np.uint16),
-                )
+    def _tell_rest(self, controller: Controller, ended: list[_Played]) -> bool:
+        """Tell what has become final of probes that have ended, each under its own name; True when all is."""
+        while ended:
+            first = ended[0]
+            end = len(self.server.arrived_s) if first.end is None else first.end
+            rows = self._final(first, end, self.server.now_s)
+            if len(rows[0]):
+                self._tell(controller, first, rows)
+            if first.told < end:
+                return False
+            ended.pop(0)
+        return True
+
+    def _tell(self, controller: Controller, played: _Played, rows: _Rows) -> None:
+        now_s = self.server.now_s
+        in_flight, oldest_age_s = self._in_flight(now_s)
+        sent = (len(self.server.arrived_s) if played.end is None else played.end) - played.first
+        controller.tell(
+            Observation(
+                probe_id=played.probe.id,
+                now_s=now_s,
+                planned=sent,
+                sent=sent,
+                in_flight=in_flight,
+                oldest_age_s=oldest_age_s,
+                health=self._health(now_s),
+                intended_s=rows[0],
+                latency_s=rows[1],
+                outcome=rows[2],
+                operation=np.zeros(len(rows[0]), dtype=np.uint16),
             )
-            if played.told < end:
-                # Later probes wait for their turn: all is told in order.
-                if not is_last:
-                    last = begun[-1]
-                    controller.tell(self._nothing(last, now_s, int(waiting.sum()), oldest_age_s))
-                break
-
-    def _nothing(self, played: _Played, now_s: float, in_flight: int, oldest_age_s: float) -> Observation:
-        count = len(self.server.arrived_s) - played.first
-        empty = np.empty(0)
-        return Observation(
-            played.probe.id,
-            now_s,
-            count,
-            count,
-            in_flight,
-            oldest_age_s,
-            self._health(now_s),
-            empty,
-            empty,
-            np.empty(0, dtype=np.uint8),
-            np.empty(0, dtype=np.uint16),
         )
 
-    def _final(self, played: _Played, end: int, now_s: float) -> tuple[Floats, Floats, Outcomes]:
+    def _in_flight(self, now_s: float) -> tuple[int, float]:
+        """How many requests of all probes are unanswered, and the age of the oldest of them."""
+        server = self.server
+        arrived = np.array(server.arrived_s[self._open_from :])
+        replied = np.array(server.replied_s[self._open_from :])
+        refused_s = arrived + server.spec.overhead_s
+        gone_s = np.where(np.isnan(replied), refused_s, np.minimum(replied, arrived + self._timeout_s))
+        waiting = gone_s > now_s
+        oldest = int(waiting.argmax()) if waiting.any() else len(waiting)
+        self._open_from += oldest
+        return int(waiting.sum()), now_s - float(arrived[oldest]) if waiting.any() else 0.0
+
+    def _final(self, played: _Played, end: int, now_s: float) -> _Rows:
         """The rows of the ticks in which every request is answered, failed or late, with their outcomes."""
         server = self.server
         arrived = np.array(server.arrived_s[played.told : end])

@@ -48,6 +48,7 @@ class SimulatedServer:
         self._started = 0
         self._overloaded_until_s = -math.inf
         self._clear_until_s = 0.0
+        self._not_before_s = spec.cold.start_s if spec.cold else 0.0
         self._users: list[tuple[float, int]] | None = None
         self._concurrency = self._held_from = 0
         self._answered: set[int] = set()
@@ -97,10 +98,11 @@ class SimulatedServer:
         base, item, overhead = spec.cost_base_s, spec.cost_item_s, spec.overhead_s
         is_full = self._admission() if spec.queue_max is not None else None
         varies = spec.cold is not None or spec.neighbour is not None
-        not_before_s = spec.cold.start_s if spec.cold else 0.0
+        not_before_s = self._not_before_s
         arrived, replied, sizes = self.arrived_s, self.replied_s, self._sizes
 
         def serve(at_s: float) -> float:
+            nonlocal not_before_s
             row = len(arrived)
             arrived.append(at_s)
             size = sizes[row] if row < len(sizes) else self._size(row)
@@ -109,7 +111,8 @@ class SimulatedServer:
                 return at_s + overhead
             start_s = max(free[0], at_s, not_before_s)
             if start_s >= self._clear_until_s:
-                start_s = self._go_past_stops(start_s)
+                # Another free slot must not start the next one within the spell that this one waits for.
+                start_s = not_before_s = self._go_past_stops(start_s)
             work_s = base + item * size
             if varies:
                 work_s *= self._factor(start_s)
@@ -169,9 +172,9 @@ class SimulatedServer:
 
     def _answer(self, users: list[tuple[float, int]], row: int) -> None:
         at_s, reply_s = self.arrived_s[row], self.replied_s[row]
-        if reply_s < at_s + self.spec.timeout_s and reply_s >= self._turn(at_s, reply_s):
+        if reply_s < at_s + self.spec.timeout_s:
             self._answered.add(row)
-            heapq.heappush(users, (reply_s, -1))
+            heapq.heappush(users, (self._turn(at_s, reply_s), -1))
 
     def _in_batches(self, arrivals_s: list[float], until_s: float) -> None:
         """Play arrivals and batch starts in the order of time, up to ``until_s``."""
@@ -200,9 +203,7 @@ class SimulatedServer:
             ready_s = arrived[queue[self._head + spec.batch_max - 1]]
         else:
             ready_s = arrived[queue[self._head]] + spec.batch_wait_s
-        start_s = max(ready_s, self._free[0])
-        if spec.cold is not None and start_s < spec.cold.start_s:
-            start_s = spec.cold.start_s
+        start_s = max(ready_s, self._free[0], self._not_before_s)
         return start_s if start_s < self._clear_until_s else self._stops.start(start_s)
 
     def _join(self, at_s: float, waiting: int) -> None:
@@ -226,6 +227,7 @@ class SimulatedServer:
             work_s *= self._overload(spec.overload, start_s, waiting)
         if start_s >= self._clear_until_s:
             self._clear_until_s = self._stops.clear_until(start_s)
+            self._not_before_s = start_s
         done_s = start_s + work_s
         if done_s > self._clear_until_s:
             done_s = self._stops.after(start_s, work_s)

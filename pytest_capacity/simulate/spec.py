@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
@@ -71,6 +72,9 @@ class Overload:
 
 Part = TypeVar("Part", Pause, Spikes, Neighbour, Cold, Overload)
 _PARTS = {"pause": Pause, "spikes": Spikes, "neighbour": Neighbour, "cold": Cold, "overload": Overload}
+EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
+MOST_SPIKES_AT_ONCE = 4.0
+"""With four spikes at any moment the server works 2 % of the time; with many more it never does."""
 _MAY_BE_ZERO = frozenset({"batch_wait_s", "cost_base_s", "cost_item_s", "overhead_s"})
 
 
@@ -105,8 +109,21 @@ class ServerSpec:
                 raise ServerError(f"{name}={value!r} must be a whole number of at least 1")
         for name in ("batch_wait_s", "cost_base_s", "cost_item_s", "overhead_s", "timeout_s"):
             _check_number(name, getattr(self, name), may_be_zero=name in _MAY_BE_ZERO)
+        self._check_load()
+
+    def _check_load(self) -> None:
         if self.cost_base_s + self.cost_item_s <= 0:
             raise ServerError("cost_base_s and cost_item_s are both 0: the server would take any load")
+        if self.cost_base_s == 0 and self.sizes is not None and not any(self.sizes):
+            raise ServerError("size holds only 0 and cost_base_s is 0: the server would take any load")
+        if self.pause is not None and self.pause.duration_s >= self.pause.every_s:
+            raise ServerError("pause.duration_s must be below pause.every_s: the server would never work")
+        if self.spikes is not None:
+            low_s, high_s = self.spikes.low_s, self.spikes.high_s
+            if low_s > high_s:
+                raise ServerError(f"spikes.low_s={low_s!r} is above spikes.high_s={high_s!r}")
+            if self.spikes.rate_hz * (low_s + high_s) / 2 > MOST_SPIKES_AT_ONCE:
+                raise ServerError("spikes.rate_hz is too high for such lengths: the server would hardly work")
 
     @classmethod
     def of(cls, description: Mapping[str, Any]) -> ServerSpec:
@@ -134,9 +151,18 @@ class ServerSpec:
     def load(cls, path: Path) -> ServerSpec:
         """Read a YAML file; raises ServerError with the file's name, or OSError."""
         try:
-            return cls.of(yaml.safe_load(path.read_text(encoding="utf-8")))
+            return cls.of(_with_numbers(yaml.safe_load(path.read_text(encoding="utf-8"))))
         except (ServerError, yaml.YAMLError, UnicodeDecodeError) as error:
             raise ServerError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+def _with_numbers(value: Any) -> Any:
+    """What YAML 1.1 reads as text, such as 1e-3, as the numbers that it was meant to be."""
+    if isinstance(value, dict):
+        return {name: _with_numbers(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_with_numbers(item) for item in value]
+    return float(value) if isinstance(value, str) and EXPONENT.fullmatch(value) else value
 
 
 def _size(value: object) -> dict[str, object]:

@@ -10,6 +10,8 @@ import numpy as np
 
 from pytest_capacity.simulate.spec import Neighbour, Pause, Spikes
 
+AHEAD_S = 60.0
+
 
 class Stops:
     """The spells in which all slots stand still: pauses and spikes, overlapping ones united.
@@ -26,6 +28,7 @@ class Stops:
         self.begins: list[float] = []
         self.ends: list[float] = []
         self.horizon_s = 0.0 if pause or spikes else math.inf
+        self._drawn_s = 0.0
         self._pause, self._spikes = pause, spikes
         self._pause_rng, self._spike_rng = seeds
         self._pauses_drawn = 0
@@ -60,19 +63,18 @@ class Stops:
     def know(self, until_s: float) -> None:
         """Draw every spell that begins up to ``until_s`` or within the one that contains it."""
         while until_s >= self.horizon_s:
-            ahead_s = until_s + 60.0
-            self._draw(ahead_s)
-            while self._coming and self._coming[0][0] <= ahead_s:
+            drawn_s = self._drawn_s = max(until_s, self._drawn_s) + AHEAD_S
+            self._draw(drawn_s)
+            while self._coming and self._coming[0][0] <= drawn_s:
                 begin_s, end_s = heapq.heappop(self._coming)
                 if self.ends and begin_s <= self.ends[-1]:
                     self.ends[-1] = max(self.ends[-1], end_s)
                 else:
                     self.begins.append(begin_s)
                     self.ends.append(end_s)
-            self.horizon_s = ahead_s
-            # A spell that reaches past the horizon may yet be united with one that begins beyond.
-            if self.ends and self.ends[-1] >= ahead_s:
-                until_s = max(until_s, self.ends[-1])
+            # A spell that reaches past what was drawn may yet be united with one that begins beyond.
+            is_open = bool(self.ends) and self.ends[-1] >= drawn_s
+            self.horizon_s = self.begins[-1] if is_open else drawn_s
 
     def _draw(self, until_s: float) -> None:
         if self._pause is not None:

@@ -16,16 +16,6 @@ from pytest_capacity.slo import SLO
 
 CHUNK_S = 20.0
 WARMUP_SHARE = 0.02
-WARMUP_REQUESTS_IN_COLD = 8.0
-"""After eight times the cold start's scale a factor of five has fallen to 1.0013."""
-
-
-@dataclass(frozen=True)
-class LongRun:
-    """The share of requests that break each bound of an SLO, over so many of them."""
-
-    bad_fraction: float
-    requests: int
 
 
 def warm(spec: ServerSpec) -> ServerSpec:
@@ -47,13 +37,15 @@ def bad_shares(
     while server.now_s < skip_s + seconds:
         until_s = min(server.now_s + CHUNK_S, skip_s + seconds)
         server.offer(arrivals.draw(rate_qps, server.now_s, until_s).tolist(), until_s)
-        ready = len(server.arrived_s)
-        if server.now_s < skip_s + seconds:
-            # What a batch has not taken yet is counted with the next chunk.
-            while ready > done and math.isinf(server.replied_s[ready - 1]):
-                ready -= 1
-        arrived, replied = np.array(server.arrived_s[done:ready]), np.array(server.replied_s[done:ready])
-        done = ready
+        if until_s >= skip_s + seconds:
+            # The last to arrive are followed until each is answered or given up.
+            server.offer((), until_s + spec.timeout_s)
+        arrived, replied = np.array(server.arrived_s[done:]), np.array(server.replied_s[done:])
+        unknown = np.isinf(replied)
+        if unknown.any() and until_s < skip_s + seconds:
+            # What a batch has not taken yet is counted with the next chunk, and what came after it too.
+            arrived, replied = arrived[: unknown.argmax()], replied[: unknown.argmax()]
+        done += len(arrived)
         kept = arrived >= skip_s
         latency = (replied - arrived)[kept]
         failed = np.isnan(latency) | (latency > spec.timeout_s)
@@ -109,7 +101,7 @@ def find_truth(
         shares, counted = bad_shares(spec, slo, rate_qps, count / rate_qps, arrivals=arrivals, seed=seed)
         # Half a request: the logarithm of none at all is of no use.
         least = 0.5 / counted
-        return max(max(s, least) / b.allowed_share for s, b in zip(shares, slo.bounds, strict=True))
+        return float(max(max(s, least) / b.allowed_share for s, b in zip(shares, slo.bounds, strict=True)))
 
     rate = ceiling_qps(spec)
     while use(rate, SCAN_REQUESTS) <= 1:

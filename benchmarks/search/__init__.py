@@ -1,0 +1,1 @@
+"""How near searches come, and how often sustain is wrong, on random servers whose truth is known."""

@@ -1,0 +1,110 @@
+"""Spikes: late requests that no queue explains, because nothing built up before them.
+
+A queue that gets too long shows itself: the requests before the first late one are slow already. A pause (a
+garbage collection, a checkpoint, a neighbour's burst) strikes at a server that is as quick as usual. Its late
+requests belong to the evidence as any other, but they come as often at half the rate; the ledger therefore
+keeps how often spikes came and how long they lasted, and the rest of the requests tells of the queue.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_capacity.protocols import Floats
+
+BUILD_UP = 1.25
+"""Requests that arrive within one limit before a spike are at most this many times slower than usual."""
+QUIET = 0.75
+DENSE = 0.6
+LEAST_LATE, LEAST_LIMITS = 3, 0.1
+LONGEST_S = 1.5
+"""What lasts longer is no spike but how the server is."""
+UNSEEN_SHARE, UNSEEN_SPREAD = 0.01, 1.3
+"""Without any spike seen: the share of the allowed lateness that spikes are expected to take, and its spread."""
+
+
+@dataclass(frozen=True)
+class Spike:
+    """One spike: from its first late request to when the last was late, and how many were."""
+
+    start_s: float
+    end_s: float
+    late: int
+
+
+@dataclass(frozen=True)
+class SpikeShare:
+    """What spikes make late on an idle server, as a share of time: a lognormal belief.
+
+    A server under load takes 1 / (1 - its load) times as long to recover. ``count`` spikes were seen in
+    ``seconds``.
+    """
+
+    log_mean: float
+    log_sd: float
+    count: int = 0
+    seconds: float = 0.0
+
+
+def find_spikes(intended_s: Floats, latency_s: Floats, limit_s: float) -> list[Spike]:
+    """The spikes among requests in the order intended; latencies are infinite where unknown but too long."""
+    late = np.flatnonzero(latency_s > limit_s)
+    if len(late) < LEAST_LATE:
+        return []
+    usual_s = float(np.median(latency_s))
+    breaks = np.flatnonzero(np.diff(intended_s[late]) > limit_s) + 1
+    rate = len(intended_s) / max(intended_s[-1] - intended_s[0], limit_s)
+    least = max(LEAST_LATE, LEAST_LIMITS * rate * limit_s)
+    return [
+        Spike(float(intended_s[part[0]]), float(intended_s[part[-1]]), len(part))
+        for part in np.split(late, breaks)
+        if len(part) >= least and _is_spike(intended_s, latency_s, part, limit_s, usual_s)
+    ]
+
+
+def _is_spike(
+    intended_s: Floats, latency_s: Floats, part: np.ndarray[tuple[int], np.dtype[np.int64]], *scales: float
+) -> bool:
+    limit_s, usual_s = scales
+    start_s, end_s = float(intended_s[part[0]]), float(intended_s[part[-1]])
+    first = int(np.searchsorted(intended_s, start_s - limit_s))
+    before = latency_s[first : part[0]]
+    if end_s - start_s > LONGEST_S or not len(before):
+        return False
+    built_up = float(np.median(before)) > min(BUILD_UP * usual_s, QUIET * limit_s)
+    # The first half of the late ones come one after the other: all who arrive in a pause have to wait.
+    half = part[: max(2, len(part) // 2)]
+    return not built_up and len(half) / (half[-1] - half[0] + 1) >= DENSE
+
+
+def outside(
+    intended_s: Floats, spikes: Sequence[Spike], limit_s: float
+) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+    """Which requests were intended outside every spike and the limit's length that follows it."""
+    keep = np.ones(len(intended_s), dtype=np.bool_)
+    for spike in spikes:
+        keep &= (intended_s < spike.start_s) | (intended_s > spike.end_s + limit_s)
+    return keep
+
+
+def spike_share(
+    seen: Sequence[tuple[Spike, float, float]], seconds: float, allowed_share: float
+) -> SpikeShare:
+    """What the spikes seen in so many seconds of load say.
+
+    Each comes with the rate offered then and the server's load, 0 to 1. Their number is Poisson, so that its
+    logarithm is known to one over the root of the number; lengths vary little beside that.
+    """
+    if not seen or seconds <= 0:
+        return SpikeShare(math.log(UNSEEN_SHARE * allowed_share), UNSEEN_SPREAD, 0, seconds)
+    lengths = np.array([spike.late / rate * (1 - min(load, 0.95)) for spike, rate, load in seen])
+    count = len(seen)
+    variation = float(lengths.var() / lengths.mean() ** 2) if count > 1 else 0.5
+    log_sd = math.sqrt((1 + variation) / count)
+    # The mean of a lognormal is above its median, and the number seen is what is expected on average.
+    log_mean = math.log(float(lengths.sum()) / seconds) - log_sd**2 / 4
+    return SpikeShare(log_mean, log_sd, count, seconds)

@@ -1,0 +1,334 @@
+"""What the whole tail of the latencies says about a capacity: a posterior from counts above several levels.
+
+Late requests alone are few and come in bursts. Near saturation the tail of a queue's latency falls nearly
+exponentially, at a rate that grows in proportion to how far the load is from saturation (Kingman, "The heavy
+traffic approximation in the theory of queues", 1965; Abate, Choudhury and Whitt, "Exponential approximations
+for tail probabilities in queues", Operations Research 43 (1995)). So the shares of requests above levels below
+the bound, at rates below the capacity, say how many would be above the bound at any rate nearby.
+
+With x = ln(rate / capacity) and v = 1 - level / limit the share above a level is modelled as
+
+    ln share = ln queue + s x + v (eta - g x) - v^2 (c - c' x)
+
+plus a floor of requests that take too long on an idle server. ``queue`` is what spikes (``spikes``) and the
+floor leave of the allowed share, ``eta`` is the decay at the capacity, ``g`` its slope, so that eta / g = ln(saturation / capacity), and
+``c`` the curvature that batching gives. The share of independent information in a count is the design effect
+that heavy traffic gives, proportional to rate x limit x g / eta(x)^2 (Whitt, "Planning queueing simulations",
+Management Science 35 (1989)). Priors hold what simulated FIFO and batching servers of many shapes have in
+common; they are wide in what tells servers apart. The counts enter as a quasi-likelihood (Wedderburn 1974),
+each level with a part of its weight, since levels repeat each other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_capacity.protocols import Floats
+from pytest_capacity.search.spikes import SpikeShare, spike_share
+
+LEVELS: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+"""Levels as parts of the latency limit; the last is the limit itself."""
+
+BURSTS = 5.0
+"""The design effect in units of rate x limit x g / eta^2, as simulated servers show it."""
+LEVEL_WEIGHT = 0.5
+"""What a level's count counts for beside the others': together about four of eight are independent."""
+TAIL_SHARE = 0.25
+"""Above this share a level is no part of the tail."""
+FAR = 0.12
+"""The model is linear in the logarithm of the rate this far from the capacity; beyond evidence fades."""
+MOST_SHARE = 0.15
+"""A queue that makes this many requests late is no longer steady: more says nothing more."""
+SATURATION_ERROR, SATURATION_GAP_ERROR = 0.007, 0.12
+"""How far a closed loop's throughput is from where the tail's decay vanishes: a part of itself, and of the gap."""
+
+_DECAY_EXPONENT = 1.15
+_CURVATURE, _CURVATURE_SLOPE = 5.5, 0.2
+_FLOOR_RISE = 4.0
+_MOST_FLOOR = 0.97
+_LEAST_QUEUE = 0.03
+_SATURATES = 0.3
+_DRAWS = 512
+_FREEDOM = 6.0
+_NAMES = ("capacity", "slope", "decay", "ratio", "curvature", "floor", "spikes")
+_PRIOR = np.array([0.0, math.log(20), 0.0, 0.45, 0.0, -4.5, 0.0])
+_SPREAD = np.array([3.0, 0.9, 0.2, 0.45, 1.0, 1.5, 1.0])
+_STEP = np.array([1e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-2, 1e-2])
+_FURTHEST = np.array([0.15, 0.7, 0.5, 0.4, 2.0, 2.0, 1.5])
+_REACH = 3.0
+"""Flat servers are told apart only over a wide range of rates: evidence reaches to this over the slope."""
+
+
+@dataclass(frozen=True)
+class LevelCounts:
+    """One window's evidence on one bound: how many of ``total`` requests were above each of ``LEVELS``.
+
+    ``rate_qps`` is the rate that the load of a warm server would have had; ``effect`` the design effect that
+    the window itself shows at the limit, 1 where it shows none.
+    """
+
+    rate_qps: float
+    total: int
+    above: tuple[int, ...]
+    effect: float = 1.0
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """The throughput at which a server saturates, and its relative standard error."""
+
+    qps: float
+    error: float
+
+
+@dataclass(frozen=True)
+class _Data:
+    log_rate: Floats
+    total: Floats
+    above: Floats
+    own_effect: Floats
+
+
+class TailPosterior:
+    """The posterior of one latency bound's capacity.
+
+    ``allowed_share`` and ``limit_s`` are the bound's. The random numbers behind it are fixed: the same
+    evidence gives the same answer.
+    """
+
+    def __init__(self, allowed_share: float, limit_s: float) -> None:
+        self._allowed, self._limit_s = allowed_share, limit_s
+        self._v = 1 - np.array(LEVELS)
+        self._decay = math.log(1 / allowed_share) + 0.1
+        self._prior, self._spread = _PRIOR.copy(), _SPREAD.copy()
+        rng = np.random.default_rng(20260612)
+        normal = rng.normal(size=(_DRAWS // 2, len(_NAMES)))
+        chi = rng.chisquare(_FREEDOM, _DRAWS // 2)
+        self._normal = np.concatenate([normal, -normal])
+        self._scale = np.sqrt(_FREEDOM / np.concatenate([chi, chi]))
+        self._mode: Floats | None = None
+        self._draws: Floats = np.zeros((1, len(_NAMES)))
+        self._weight: Floats = np.ones(1)
+        self._effect: Floats = np.ones((1, len(LEVELS)))
+        self._saturation: Saturation | None = None
+        self._saturation_sd = 1.0
+
+    def take(
+        self,
+        windows: Sequence[LevelCounts],
+        saturation: Saturation | None = None,
+        spikes: SpikeShare | None = None,
+    ) -> None:
+        """Replace the evidence; needs a window or a saturation."""
+        self._saturation = saturation
+        spikes = spikes or spike_share([], 0.0, self._allowed)
+        self._prior[6], self._spread[6] = spikes.log_mean, spikes.log_sd
+        data = _Data(
+            np.log([w.rate_qps for w in windows]) if windows else np.empty(0),
+            np.array([float(w.total) for w in windows]),
+            np.array([w.above for w in windows], dtype=float).reshape(len(windows), len(LEVELS)),
+            np.array([w.effect for w in windows]),
+        )
+        mode = self._start(data) if self._mode is None else self._mode
+        precision = np.eye(len(_NAMES))
+        for _ in range(6):
+            before = mode
+            self._weigh(mode, data)
+            mode, precision = self._climb(mode, data)
+            if float(np.abs(mode - before).max()) < 0.01:
+                break
+        self._mode = mode
+        self._sample(mode, precision, data)
+
+    def quantile(self, probability: float) -> float:
+        """The rate below which the capacity lies with this probability."""
+        return math.exp(_weighted_quantile(self._draws[:, 0], self._weight, probability))
+
+    def below(self, log_qps: Floats) -> Floats:
+        """The probability that the capacity's logarithm is below each of these."""
+        order = np.argsort(self._draws[:, 0])
+        cumulative = np.cumsum(self._weight[order])
+        result: Floats = np.interp(log_qps, self._draws[order, 0], cumulative, left=0.0, right=1.0)
+        return result
+
+    def condition_number(self) -> float:
+        """The median of d ln(capacity) / d ln(allowed share)."""
+        return _weighted_quantile(self._conditions(), self._weight, 0.5)
+
+    def ill_conditioned(self, limit: float) -> float:
+        """The probability that the condition number is above a limit."""
+        return float(self._weight[self._conditions() > limit].sum())
+
+    def calm_quantile(self, probability: float) -> float:
+        """A quantile of the capacity that the server would have without its spikes."""
+        floor, spikes, _ = self._idle(self._draws)
+        queue = np.maximum(1 - floor - spikes, _LEAST_QUEUE)
+        calm = self._draws[:, 0] + np.log((queue + spikes) / queue) / np.exp(self._draws[:, 1])
+        return math.exp(_weighted_quantile(calm, self._weight, probability))
+
+    def share_at(self, rate_qps: float) -> float:
+        """The share of late requests to expect at a rate, at the posterior's mode."""
+        mode = self._draws[:1] if self._mode is None else self._mode[None]
+        return float(self._shares(mode, np.array([math.log(rate_qps)]))[0, 0, -1])
+
+    def _conditions(self) -> Floats:
+        floor, spikes, load = self._idle(self._draws)
+        queue = np.maximum(1 - floor - spikes, _LEAST_QUEUE)
+        numbers: Floats = 1 / (np.exp(self._draws[:, 1]) * queue + spikes * load / (1 - load))
+        return numbers
+
+    def _idle(self, points: Floats) -> tuple[Floats, Floats, Floats]:
+        """What the floor and spikes take of the allowed share at the capacity, and the server's load there."""
+        decay, decay_slope = self._decay_of(points)
+        load = np.clip(np.exp(-decay / decay_slope), 0.05, 0.98)
+        floor = np.minimum(np.exp(points[:, 5]), _MOST_FLOOR)
+        spikes = np.exp(np.minimum(points[:, 6], 2.0)) / self._allowed / (1 - load)
+        return floor, spikes, load
+
+    def _decay_of(self, points: Floats) -> tuple[Floats, Floats]:
+        """The tail's decay at the capacity and its slope."""
+        decay = self._decay * np.exp(points[:, 2] + _DECAY_EXPONENT * points[:, 3])
+        return decay, np.exp(points[:, 1] + points[:, 3])
+
+    def _start(self, data: _Data) -> Floats:
+        mode = self._prior.copy()
+        if self._saturation is not None:
+            mode[0] = math.log(self._saturation.qps) - 0.2
+        elif len(data.log_rate):
+            mode[0] = float(data.log_rate.max())
+        return mode
+
+    def _form(self, points: Floats) -> tuple[Floats, ...]:
+        """Slope, decay, the decay's slope, curvature and the curvature's slope of each point."""
+        slope, ratio = np.exp(points[:, 1]), np.exp(points[:, 3])
+        decay, decay_slope = self._decay_of(points)
+        curvature = _CURVATURE * (ratio - 1) + points[:, 4]
+        return slope, decay, decay_slope, curvature, _CURVATURE_SLOPE * decay_slope * (ratio - 1)
+
+    def _shares(self, points: Floats, log_rate: Floats) -> Floats:
+        """The shares above each level: points x windows x levels."""
+        slope, decay, decay_slope, curvature, bend = (part[:, None, None] for part in self._form(points))
+        x = (log_rate[None, :] - points[:, :1])[:, :, None]
+        v = self._v[None, None, :]
+        idle, spikes, _ = self._idle(points)
+        queue = np.maximum(1 - idle - spikes, _LEAST_QUEUE)[:, None, None]
+        log_share = np.log(self._allowed * queue) + slope * x + v * (decay - decay_slope * x)
+        log_share = log_share - v * v * (curvature - bend * x)
+        floor = idle[:, None, None] * self._allowed * np.exp(_FLOOR_RISE * v)
+        share = np.exp(np.clip(log_share, -30, 6)) + floor
+        room = 0.99 - _SATURATES
+        share = np.where(
+            share < _SATURATES, share, _SATURATES + room * (1 - np.exp((_SATURATES - share) / room))
+        )
+        shares: Floats = np.clip(np.minimum.accumulate(share, axis=2), 1e-9, 1 - 1e-9)
+        return shares
+
+    def _weigh(self, mode: Floats, data: _Data) -> None:
+        """Fix the design effects, and how far the saturation binds, at the present mode."""
+        _, decay, decay_slope, _, _ = (part[0] for part in self._form(mode[None]))
+        if self._saturation is not None:
+            gap = float(decay / decay_slope)
+            self._saturation_sd = math.hypot(
+                SATURATION_ERROR, self._saturation.error, SATURATION_GAP_ERROR * gap
+            )
+        x = data.log_rate - mode[0]
+        shares = self._shares(mode[None], data.log_rate)[0]
+        far = max(FAR, _REACH / math.exp(mode[1]))
+        near = np.maximum(decay - decay_slope * x, 1.5)
+        effect = 1 + BURSTS * np.exp(data.log_rate) * self._limit_s * decay_slope / near**2
+        effect = np.maximum(effect, data.own_effect)[:, None] * (1 - shares)
+        effect = np.maximum(effect, 1.0) * (1 + (x / far) ** 4)[:, None]
+        beyond = shares > TAIL_SHARE
+        beyond[:, -1] = False
+        self._effect = np.where(beyond, np.inf, effect) / LEVEL_WEIGHT
+
+    def _log_posterior(self, points: Floats, data: _Data) -> Floats:
+        shares = np.minimum(self._shares(points, data.log_rate), self._cap)
+        above = np.minimum(data.above, self._cap * data.total[:, None])
+        each = above * np.log(shares) + (data.total[:, None] - above) * np.log1p(-shares)
+        total: Floats = (each / self._effect).sum(axis=(1, 2))
+        floor, spikes, _ = self._idle(points)
+        # Where nothing is left for the queue there is no capacity.
+        total -= 200 * np.maximum(floor + spikes - (1 - _LEAST_QUEUE), 0) ** 2
+        total -= 0.5 * (((points - self._prior) / self._spread) ** 2).sum(axis=1)
+        if self._saturation is not None:
+            total -= 0.5 * (self._off_saturation(points) / self._saturation_sd) ** 2
+        return total
+
+    @property
+    def _cap(self) -> Floats:
+        """The greatest share that counts, level by level: only that of the limit itself is cut."""
+        cap = np.full(len(LEVELS), 1 - 1e-9)
+        cap[-1] = max(MOST_SHARE, min(0.9, 3 * self._allowed))
+        return cap
+
+    def _off_saturation(self, points: Floats) -> Floats:
+        assert self._saturation is not None  # noqa: S101 - asked for only where there is one
+        decay, decay_slope = self._decay_of(points)
+        off: Floats = math.log(self._saturation.qps) - points[:, 0] - decay / decay_slope
+        return off
+
+    def _climb(self, mode: Floats, data: _Data) -> tuple[Floats, Floats]:
+        """Fisher scoring with damped steps (Levenberg-Marquardt); gives the mode and the precision there."""
+        damping = 1e-3
+        here = float(self._log_posterior(mode[None], data)[0])
+        gradient, precision = self._slope(mode, data)
+        for _ in range(25):
+            gained = 0.0
+            for _ in range(10):
+                damped = precision + damping * np.diag(np.diag(precision))
+                step = np.clip(np.linalg.solve(damped, gradient), -_FURTHEST, _FURTHEST)
+                there = float(self._log_posterior((mode + step)[None], data)[0])
+                if there >= here:
+                    gained = there - here
+                    mode, here = mode + step, there
+                    break
+                damping = max(damping, 1e-4) * 6
+            damping /= 6
+            gradient, precision = self._slope(mode, data)
+            if gained < 1e-4:
+                break
+        return mode, precision
+
+    def _slope(self, mode: Floats, data: _Data) -> tuple[Floats, Floats]:
+        """The gradient of the log posterior and its expected negative curvature."""
+        gradient = -(mode - self._prior) / self._spread**2
+        precision = np.diag(1 / self._spread**2)
+        around = np.concatenate([mode[None], mode + np.diag(_STEP), mode - np.diag(_STEP)])
+        count = len(_NAMES)
+        if len(data.log_rate):
+            shares = np.minimum(self._shares(around, data.log_rate), self._cap)
+            by = (shares[1 : count + 1] - shares[count + 1 :]) / (2 * _STEP[:, None, None])
+            share = shares[0]
+            above = np.minimum(data.above, self._cap * data.total[:, None])
+            unit = 1 / (share * (1 - share) * self._effect)
+            gradient = gradient + ((above - data.total[:, None] * share) * unit * by).sum(axis=(1, 2))
+            information = data.total[:, None] * unit
+            precision = precision + np.einsum("awj,bwj,wj->ab", by, by, information)
+        if self._saturation is not None:
+            off = self._off_saturation(around)
+            by_off = (off[1 : count + 1] - off[count + 1 :]) / (2 * _STEP)
+            gradient = gradient - off[0] * by_off / self._saturation_sd**2
+            precision = precision + np.outer(by_off, by_off) / self._saturation_sd**2
+        return gradient, precision
+
+    def _sample(self, mode: Floats, precision: Floats, data: _Data) -> None:
+        """Importance sampling from a t distribution around the mode."""
+        values, vectors = np.linalg.eigh(precision)
+        spread = 1.1 * vectors / np.sqrt(np.maximum(values, 1e-9))
+        scaled = self._normal * self._scale[:, None]
+        self._draws = mode + scaled @ spread.T
+        proposal = -(_FREEDOM + len(_NAMES)) / 2 * np.log1p((scaled**2).sum(axis=1) / _FREEDOM)
+        log_weight = self._log_posterior(self._draws, data) - proposal
+        weight = np.exp(log_weight - log_weight.max())
+        self._weight = weight / weight.sum()
+
+
+def _weighted_quantile(values: Floats, weight: Floats, probability: float) -> float:
+    order = np.argsort(values)
+    cumulative = np.cumsum(weight[order]) - weight[order] / 2
+    return float(np.interp(probability, cumulative, values[order]))

@@ -1,0 +1,201 @@
+"""Warming a server up by work, not by seconds, and what is learnt on the way: where it saturates.
+
+A closed loop keeps a bounded number of requests in flight, first one, then twice as many while that makes the
+server faster and its latency stays near the limit: never more than a server within its SLO would hold a
+moment later. It goes on until the throughput is flat (``stats.steady``). Where a closed loop could send faster
+than allowed, an open loop at a gentle rate takes its place until the median latency is flat.
+
+A server that gets faster with the work it has done (a cold start, a JIT, a cache) is followed to where its
+cost is within some percent of its last: its cost for each request falls exponentially with the requests done,
+and what is left to fall corrects the rates of the windows that follow.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+
+from pytest_capacity.protocols import Floats, Observation, Probe
+from pytest_capacity.search.stage import Stage
+from pytest_capacity.search.tail import Saturation
+from pytest_capacity.search.windows import Window
+from pytest_capacity.stats.steady import is_steady
+
+GAIN = 1.06
+"""Twice as many requests in flight must bring this much throughput, or the server has enough of them."""
+MOST_LIMITS = 1.5
+"""The closed loop's latency may reach this many latency limits, no more."""
+STEP_S, STEP_REQUESTS = 0.5, 12
+HOLD_S, HOLD_REQUESTS, MOST_HOLD_S = 3.0, 600, 8.0
+BUDGET_SHARE = 0.4
+FLAT = 0.02
+WARM_ENOUGH = 0.03
+"""A server that is this near to its last speed is warm enough; the rest is corrected for."""
+GOT_FASTER = 1.1
+BATCHES = 10
+FLAT_RATIO, FLAT_S = 1.25, 0.001
+
+
+@dataclass(frozen=True)
+class Cold:
+    """What a request cost in excess at first, as a share, and over how many requests that falls by e."""
+
+    excess: float
+    requests: float
+
+    def slowdown(self, requests_done: float) -> float:
+        """The factor on a request's cost after so many requests."""
+        return 1 + self.excess * math.exp(-requests_done / self.requests)
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """How the warm-up went: the throughput it reached, whether it got flat, and the cold start's cost."""
+
+    seconds: float
+    requests: int
+    steady: bool
+    one_qps: float
+    baseline_s: float
+    saturation: Saturation | None = None
+    concurrency: int = 1
+    cold: Cold | None = None
+
+
+Warming = Generator[Probe, Observation, WarmUp]
+
+
+def closed_loop(stage: Stage) -> Warming:
+    """Warm up with a bounded number of requests in flight."""
+    until_s = stage.now_s + BUDGET_SHARE * stage.left_s
+    concurrency, best_qps = 1, 0.0
+    baseline_s, one_qps = math.inf, 0.0
+    held: list[Window] = []
+    steady = False
+    while stage.now_s < until_s:
+        window = yield from _step(stage, concurrency)
+        qps = window.sent_qps()
+        if concurrency == 1:
+            baseline_s, one_qps = min(baseline_s, window.median_s()), max(one_qps, qps)
+        more = 2 * concurrency
+        too_slow = more / max(qps, 1e-9) > MOST_LIMITS * stage.limit_s * 2
+        if qps >= GAIN * best_qps and not too_slow and more <= stage.most_concurrency:
+            best_qps, concurrency = max(best_qps, qps), more
+            continue
+        window = yield from _hold(stage, concurrency, until_s)
+        held.append(window)
+        reached_qps = window.sent_qps(HOLD_S)
+        grew, best_qps = reached_qps > GAIN * max(best_qps, qps), max(best_qps, reached_qps)
+        if not grew or stage.now_s >= until_s:
+            steady = _is_flat(window) or _cold(held, stage) is not None
+            break
+    cold = _cold(held, stage)
+    return WarmUp(
+        seconds=stage.now_s,
+        requests=stage.requests,
+        steady=steady,
+        one_qps=one_qps,
+        baseline_s=baseline_s,
+        saturation=_saturation(held, cold),
+        concurrency=concurrency,
+        cold=cold,
+    )
+
+
+def open_loop(stage: Stage, gentle_qps: float) -> Warming:
+    """Warm up at a rate that should hurt nobody, until the median latency is flat."""
+    until_s = stage.now_s + BUDGET_SHARE / 2 * stage.left_s
+    medians: list[float] = []
+    steady = False
+    while stage.now_s < until_s and not steady:
+        window = stage.begin("open", 1.0 + 10 / gentle_qps, rate_qps=gentle_qps, settle_s=math.inf)
+        yield from stage.play(window)
+        medians.append(window.median_s())
+        steady = len(medians) > 1 and _is_near(medians[-2], medians[-1])
+    return WarmUp(stage.now_s, stage.requests, steady, 0.0, min(medians, default=math.inf))
+
+
+def _step(stage: Stage, concurrency: int) -> Generator[Probe, Observation, Window]:
+    """A short look at one concurrency: until enough replies have come."""
+    window = stage.begin("closed", 20 * STEP_S, concurrency=concurrency)
+    while not window.is_over:
+        yield window.probe
+        if window.lasted_s >= STEP_S and window.sent >= STEP_REQUESTS * concurrency**0.5:
+            break
+    return window
+
+
+def _hold(stage: Stage, concurrency: int, until_s: float) -> Generator[Probe, Observation, Window]:
+    """Keep a concurrency until the throughput is flat, or falls short of its end by a known little."""
+    window = stage.begin("closed", max(until_s - stage.now_s, HOLD_S), concurrency=concurrency)
+    while not window.is_over:
+        yield window.probe
+        enough = window.sent >= HOLD_REQUESTS or window.lasted_s >= MOST_HOLD_S * stage.scale
+        if window.lasted_s >= HOLD_S and enough and _is_flat(window):
+            cold = _cold([window], stage)
+            if cold is None or cold.slowdown(stage.requests) < 1 + WARM_ENOUGH:
+                break
+    return window
+
+
+def _is_flat(window: Window) -> bool:
+    """Whether neither the last seconds' throughput nor that of the whole window shows a trend or shift."""
+    recent, _ = window.batches(HOLD_S, BATCHES)
+    whole, _ = window.batches(window.lasted_s, BATCHES)
+    return len(recent) >= BATCHES - 1 and is_steady(recent, FLAT) and is_steady(whole[1:], FLAT)
+
+
+def _cold(held: list[Window], stage: Stage) -> Cold | None:
+    """Fit an exponential fall of the cost of a request, where the server got faster at all.
+
+    For each number of requests over which it may fall the cost is linear in what is left, so that least
+    squares on a grid of such numbers finds all three constants.
+    """
+    if not held:
+        return None
+    window = held[-1]
+    rate, done = window.batches(window.lasted_s, max(BATCHES, int(window.lasted_s / 0.5)))
+    if len(rate) < BATCHES or rate[-3:].mean() < GOT_FASTER * rate[:3].mean():
+        return None
+    done = done + window.requests_before
+    cost = 1 / rate
+    best: tuple[float, Cold] | None = None
+    for scale in np.geomspace(0.1, 3.0, 40) * float(stage.requests):
+        left = np.exp(-done / scale)
+        slope, last = np.polyfit(left, cost, 1, w=rate)
+        if last <= 0 or slope <= 0:
+            continue
+        misfit = float((((slope * left + last - cost) * rate) ** 2).sum())
+        if best is None or misfit < best[0]:
+            best = misfit, Cold(float(slope / last), float(scale))
+    return best[1] if best else None
+
+
+def _saturation(held: list[Window], cold: Cold | None) -> Saturation | None:
+    """The throughput that the last hold reached, as a warm server's, with its standard error."""
+    if not held:
+        return None
+    window = held[-1]
+    seconds = min(window.lasted_s, 2 * HOLD_S)
+    rate, done = window.batches(seconds, 2 * BATCHES)
+    if len(rate) < LEAST_FOR_ERROR:
+        return None
+    if cold is not None:
+        rate = rate * np.array([cold.slowdown(each + window.requests_before) for each in done])
+    mean = float(rate.mean())
+    return Saturation(mean, _error(rate) / mean)
+
+
+LEAST_FOR_ERROR = 4
+
+
+def _error(rate: Floats) -> float:
+    return float(rate.std(ddof=1)) / math.sqrt(len(rate))
+
+
+def _is_near(before_s: float, now_s: float) -> bool:
+    """Whether two medians differ by less than servers and machines do from one second to the next."""
+    return abs(now_s - before_s) <= max(FLAT_S, (FLAT_RATIO - 1) * min(now_s, before_s))
