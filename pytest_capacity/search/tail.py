@@ -6,12 +6,12 @@ traffic approximation in the theory of queues", 1965; Abate, Choudhury and Whitt
 for tail probabilities in queues", Operations Research 43 (1995)). So the shares of requests above levels below
 the bound, at rates below the capacity, say how many would be above the bound at any rate nearby.
 
-With x = ln(rate / capacity) and v = 1 - level / limit the share above a level is modelled as
+With x = ln(rate / the queue's own capacity) and v = 1 - level / limit the share above a level is modelled as
 
-    ln share = ln queue + s x + v (eta - g x) - v^2 (c - c' x)
+    ln share = ln allowed + s x + v (eta - g x) - v^2 (c - c' x)
 
-plus a floor of requests that take too long on an idle server. ``queue`` is what spikes (``spikes``) and the
-floor leave of the allowed share, ``eta`` is the decay at the capacity, ``g`` its slope, so that eta / g = ln(saturation / capacity), and
+plus a floor of requests that take too long on an idle server; requests hit by spikes (``spikes``) are left out
+here, and what spikes and the floor take of the allowed share moves the capacity down afterwards. ``eta`` is the decay at the capacity, ``g`` its slope, so that eta / g = ln(saturation / capacity), and
 ``c`` the curvature that batching gives. The share of independent information in a count is the design effect
 that heavy traffic gives, proportional to rate x limit x g / eta(x)^2 (Whitt, "Planning queueing simulations",
 Management Science 35 (1989)). Priors hold what simulated FIFO and batching servers of many shapes have in
@@ -24,6 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 
@@ -50,15 +51,15 @@ _DECAY_EXPONENT = 1.15
 _CURVATURE, _CURVATURE_SLOPE = 5.5, 0.2
 _FLOOR_RISE = 4.0
 _MOST_FLOOR = 0.97
-_LEAST_QUEUE = 0.03
+_FURTHEST_BELOW = 2.0
 _SATURATES = 0.3
 _DRAWS = 512
 _FREEDOM = 6.0
-_NAMES = ("capacity", "slope", "decay", "ratio", "curvature", "floor", "spikes")
-_PRIOR = np.array([0.0, math.log(20), 0.0, 0.45, 0.0, -4.5, 0.0])
-_SPREAD = np.array([3.0, 0.9, 0.2, 0.45, 1.0, 1.5, 1.0])
-_STEP = np.array([1e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-2, 1e-2])
-_FURTHEST = np.array([0.15, 0.7, 0.5, 0.4, 2.0, 2.0, 1.5])
+_NAMES = ("capacity", "slope", "decay", "ratio", "curvature", "floor")
+_PRIOR = np.array([0.0, math.log(20), 0.0, 0.45, 0.0, -4.5])
+_SPREAD = np.array([3.0, 0.9, 0.2, 0.45, 1.0, 1.5])
+_STEP = np.array([1e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-2])
+_FURTHEST = np.array([0.15, 0.7, 0.5, 0.4, 2.0, 2.0])
 _REACH = 3.0
 """Flat servers are told apart only over a wide range of rates: evidence reaches to this over the slope."""
 
@@ -104,16 +105,23 @@ class TailPosterior:
         self._allowed, self._limit_s = allowed_share, limit_s
         self._v = 1 - np.array(LEVELS)
         self._decay = math.log(1 / allowed_share) + 0.1
-        self._prior, self._spread = _PRIOR.copy(), _SPREAD.copy()
         rng = np.random.default_rng(20260612)
         normal = rng.normal(size=(_DRAWS // 2, len(_NAMES)))
         chi = rng.chisquare(_FREEDOM, _DRAWS // 2)
         self._normal = np.concatenate([normal, -normal])
+        self._spike_normal = rng.permutation(np.linspace(-1, 1, _DRAWS))
+        self._spike_normal = np.array(
+            [NormalDist().inv_cdf(0.5 + 0.4995 * part) for part in self._spike_normal]
+        )
         self._scale = np.sqrt(_FREEDOM / np.concatenate([chi, chi]))
         self._mode: Floats | None = None
         self._draws: Floats = np.zeros((1, len(_NAMES)))
+        self._capacity: Floats = np.zeros(1)
+        self._condition: Floats = np.zeros(1)
         self._weight: Floats = np.ones(1)
         self._effect: Floats = np.ones((1, len(LEVELS)))
+        self._calm: Floats = np.zeros(1)
+        self._spikes = spike_share([], 0.0, allowed_share)
         self._saturation: Saturation | None = None
         self._saturation_sd = 1.0
 
@@ -125,8 +133,7 @@ class TailPosterior:
     ) -> None:
         """Replace the evidence; needs a window or a saturation."""
         self._saturation = saturation
-        spikes = spikes or spike_share([], 0.0, self._allowed)
-        self._prior[6], self._spread[6] = spikes.log_mean, spikes.log_sd
+        self._spikes = spikes or spike_share([], 0.0, self._allowed)
         data = _Data(
             np.log([w.rate_qps for w in windows]) if windows else np.empty(0),
             np.array([float(w.total) for w in windows]),
@@ -143,51 +150,64 @@ class TailPosterior:
                 break
         self._mode = mode
         self._sample(mode, precision, data)
+        self._lower()
 
     def quantile(self, probability: float) -> float:
         """The rate below which the capacity lies with this probability."""
-        return math.exp(_weighted_quantile(self._draws[:, 0], self._weight, probability))
+        return math.exp(_weighted_quantile(self._capacity, self._weight, probability))
 
     def below(self, log_qps: Floats) -> Floats:
         """The probability that the capacity's logarithm is below each of these."""
-        order = np.argsort(self._draws[:, 0])
+        order = np.argsort(self._capacity)
         cumulative = np.cumsum(self._weight[order])
-        result: Floats = np.interp(log_qps, self._draws[order, 0], cumulative, left=0.0, right=1.0)
+        result: Floats = np.interp(log_qps, self._capacity[order], cumulative, left=0.0, right=1.0)
         return result
 
     def condition_number(self) -> float:
         """The median of d ln(capacity) / d ln(allowed share)."""
-        return _weighted_quantile(self._conditions(), self._weight, 0.5)
+        return _weighted_quantile(self._condition, self._weight, 0.5)
 
     def ill_conditioned(self, limit: float) -> float:
         """The probability that the condition number is above a limit."""
-        return float(self._weight[self._conditions() > limit].sum())
+        return float(self._weight[self._condition > limit].sum())
 
     def calm_quantile(self, probability: float) -> float:
         """A quantile of the capacity that the server would have without its spikes."""
-        floor, spikes, _ = self._idle(self._draws)
-        queue = np.maximum(1 - floor - spikes, _LEAST_QUEUE)
-        calm = self._draws[:, 0] + np.log((queue + spikes) / queue) / np.exp(self._draws[:, 1])
-        return math.exp(_weighted_quantile(calm, self._weight, probability))
+        return math.exp(_weighted_quantile(self._calm, self._weight, probability))
 
     def share_at(self, rate_qps: float) -> float:
-        """The share of late requests to expect at a rate, at the posterior's mode."""
+        """The share of late requests to expect at a rate, spikes left out, at the posterior's mode."""
         mode = self._draws[:1] if self._mode is None else self._mode[None]
         return float(self._shares(mode, np.array([math.log(rate_qps)]))[0, 0, -1])
 
-    def _conditions(self) -> Floats:
-        floor, spikes, load = self._idle(self._draws)
-        queue = np.maximum(1 - floor - spikes, _LEAST_QUEUE)
-        numbers: Floats = 1 / (np.exp(self._draws[:, 1]) * queue + spikes * load / (1 - load))
-        return numbers
+    def _lower(self) -> None:
+        """What spikes and the floor leave of the queue's own capacity, for each draw.
 
-    def _idle(self, points: Floats) -> tuple[Floats, Floats, Floats]:
-        """What the floor and spikes take of the allowed share at the capacity, and the server's load there."""
-        decay, decay_slope = self._decay_of(points)
+        The capacity solves queue + floor + spikes / (1 - load) = allowed share; it lies below the queue's own.
+        """
+        slope = np.exp(self._draws[:, 1])
+        decay, decay_slope = self._decay_of(self._draws)
         load = np.clip(np.exp(-decay / decay_slope), 0.05, 0.98)
-        floor = np.minimum(np.exp(points[:, 5]), _MOST_FLOOR)
-        spikes = np.exp(np.minimum(points[:, 6], 2.0)) / self._allowed / (1 - load)
-        return floor, spikes, load
+        floor = np.minimum(np.exp(self._draws[:, 5]), _MOST_FLOOR)
+        spikes = np.exp(self._spikes.log_mean + self._spikes.log_sd * self._spike_normal) / self._allowed
+        calm = self._solve(slope, load, floor, np.zeros_like(spikes))
+        x = self._solve(slope, load, floor, spikes)
+        self._calm = self._draws[:, 0] + calm
+        self._capacity = self._draws[:, 0] + x
+        busy = load * np.exp(x)
+        rise = slope * np.exp(slope * x) + spikes * busy / (1 - busy) ** 2
+        self._condition = 1 / np.maximum(rise, 1e-3)
+
+    @staticmethod
+    def _solve(slope: Floats, load: Floats, floor: Floats, spikes: Floats) -> Floats:
+        """By bisection, since every term grows with the rate; the lowest rate where none is left."""
+        low, high = np.full_like(slope, -_FURTHEST_BELOW), np.zeros_like(slope)
+        for _ in range(24):
+            x = (low + high) / 2
+            over = np.exp(slope * x) + floor + spikes / (1 - load * np.exp(x)) > 1
+            low, high = np.where(over, low, x), np.where(over, x, high)
+        result: Floats = (low + high) / 2
+        return result
 
     def _decay_of(self, points: Floats) -> tuple[Floats, Floats]:
         """The tail's decay at the capacity and its slope."""
@@ -195,7 +215,7 @@ class TailPosterior:
         return decay, np.exp(points[:, 1] + points[:, 3])
 
     def _start(self, data: _Data) -> Floats:
-        mode = self._prior.copy()
+        mode = _PRIOR.copy()
         if self._saturation is not None:
             mode[0] = math.log(self._saturation.qps) - 0.2
         elif len(data.log_rate):
@@ -214,9 +234,8 @@ class TailPosterior:
         slope, decay, decay_slope, curvature, bend = (part[:, None, None] for part in self._form(points))
         x = (log_rate[None, :] - points[:, :1])[:, :, None]
         v = self._v[None, None, :]
-        idle, spikes, _ = self._idle(points)
-        queue = np.maximum(1 - idle - spikes, _LEAST_QUEUE)[:, None, None]
-        log_share = np.log(self._allowed * queue) + slope * x + v * (decay - decay_slope * x)
+        idle = np.minimum(np.exp(points[:, 5]), _MOST_FLOOR)
+        log_share = math.log(self._allowed) + slope * x + v * (decay - decay_slope * x)
         log_share = log_share - v * v * (curvature - bend * x)
         floor = idle[:, None, None] * self._allowed * np.exp(_FLOOR_RISE * v)
         share = np.exp(np.clip(log_share, -30, 6)) + floor
@@ -251,10 +270,7 @@ class TailPosterior:
         above = np.minimum(data.above, self._cap * data.total[:, None])
         each = above * np.log(shares) + (data.total[:, None] - above) * np.log1p(-shares)
         total: Floats = (each / self._effect).sum(axis=(1, 2))
-        floor, spikes, _ = self._idle(points)
-        # Where nothing is left for the queue there is no capacity.
-        total -= 200 * np.maximum(floor + spikes - (1 - _LEAST_QUEUE), 0) ** 2
-        total -= 0.5 * (((points - self._prior) / self._spread) ** 2).sum(axis=1)
+        total -= 0.5 * (((points - _PRIOR) / _SPREAD) ** 2).sum(axis=1)
         if self._saturation is not None:
             total -= 0.5 * (self._off_saturation(points) / self._saturation_sd) ** 2
         return total
@@ -296,8 +312,8 @@ class TailPosterior:
 
     def _slope(self, mode: Floats, data: _Data) -> tuple[Floats, Floats]:
         """The gradient of the log posterior and its expected negative curvature."""
-        gradient = -(mode - self._prior) / self._spread**2
-        precision = np.diag(1 / self._spread**2)
+        gradient = -(mode - _PRIOR) / _SPREAD**2
+        precision = np.diag(1 / _SPREAD**2)
         around = np.concatenate([mode[None], mode + np.diag(_STEP), mode - np.diag(_STEP)])
         count = len(_NAMES)
         if len(data.log_rate):
