@@ -18,7 +18,7 @@ from pytest_capacity.search.beliefs import HIGH, LOW, MIDDLE, Beliefs
 from pytest_capacity.search.doubts import Doubt, generator_doubts
 from pytest_capacity.search.found import CapacityResult, Status
 from pytest_capacity.search.stage import Played, Script, Stage
-from pytest_capacity.search.warmup import WarmUp, closed_loop, open_loop
+from pytest_capacity.search.warmup import WarmUp, closed_loop, is_faster, open_loop
 from pytest_capacity.search.windows import Window
 from pytest_capacity.slo import SLO
 from pytest_capacity.stats.intervals import share_limits
@@ -33,6 +33,9 @@ GENTLE_SHARE = 0.3
 STEP_S, PROBE_S, SOAK_S, SETTLE_S = 2.0, 6.0, 10.0, 0.5
 """At a latency limit of 50 ms; other limits stretch them (``Stage.scale``)."""
 CONTROL_S = 1.0
+CHECK_AFTER_S = 5.0
+AGAIN_SHARE = 0.3
+"""What of the budget that is left a second warm-up may take, where the first ended too early."""
 BACK_RATIO = 1.5
 WIDE = 0.35
 ABOVE, BELOW = 1.02, 0.97
@@ -81,6 +84,8 @@ class CapacitySearch:
         self._stage = Stage(slo, budget_s, max_in_flight)
         self._beliefs = Beliefs(slo)
         self._warm_up: WarmUp | None = None
+        self._warm_since = 0
+        self._checked = False
         self._baseline_s = math.inf
         self._low_qps = 0.0
         self._moved: Doubt | None = None
@@ -243,6 +248,9 @@ class CapacitySearch:
                 return
             if self._is_beyond_reach():
                 return
+            if not self._checked and self._stage.now_s - self._warm_up_ended_s > CHECK_AFTER_S * scale:
+                yield from self._check_warmth()
+                continue
             if width <= self.tolerance and not self._confirmed:
                 yield from self._open(self._within(self._beliefs.quantile(0.25)), SOAK_S * scale)
                 self._update()
@@ -253,6 +261,24 @@ class CapacitySearch:
                 seconds = self._stage.left_s
             rate, above = self._next_rate(width, above=above), not above
             yield from self._open(rate, seconds + 10 / rate)
+
+    @property
+    def _warm_up_ended_s(self) -> float:
+        return self._warm_up.seconds if self._warm_up else 0.0
+
+    def _check_warmth(self) -> Script:
+        """Once work has been done, see that the server is no faster than after the warm-up; else begin anew."""
+        self._checked = True
+        if self._warm_up is None or not (yield from is_faster(self._stage, self._warm_up)):
+            return
+        self._warm_since, self._checked = len(self.windows), False
+        self._warm_up = yield from closed_loop(
+            self._stage, share=AGAIN_SHARE, concurrency=self._warm_up.concurrency
+        )
+        # The next window tells what to believe now.
+        reached = self._warm_up.saturation
+        rate = START_SHARE * reached.qps if reached else self._low_qps
+        yield from self._open(self._within(rate), STEP_S * self._stage.scale)
 
     def _next_rate(self, width: float, *, above: bool) -> float:
         """A rate that will tell much, within what the posterior supports and the server should bear."""
@@ -330,7 +356,7 @@ class CapacitySearch:
     def _evidence(self) -> list[Window]:
         return [
             window
-            for window in self.windows
+            for window in self.windows[self._warm_since :]
             if window.is_evidence and window.evidence.seconds > 0 and not _is_doubted(window, self.slo)
         ]
 

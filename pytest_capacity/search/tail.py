@@ -36,6 +36,8 @@ LEVELS: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 BURSTS = 5.0
 """The design effect in units of rate x limit x g / eta^2, as simulated servers show it."""
+FLOOR_BURSTS = 2.0
+"""The design effect of requests that take too long on an idle server."""
 LEVEL_WEIGHT = 0.5
 """What a level's count counts for beside the others': together about four of eight are independent."""
 TAIL_SHARE = 0.25
@@ -261,7 +263,11 @@ class TailPosterior:
         effect = 1 + BURSTS * np.exp(data.log_rate) * self._limit_s * decay_slope / near**2
         effect = np.maximum(effect, data.own_effect)[:, None] * (1 - shares)
         effect = np.maximum(effect, 1.0) * (1 + (x / far) ** 4)[:, None]
-        beyond = shares > TAIL_SHARE
+        # What is slow on an idle server comes nearly independently; only what the queue makes late comes in bursts.
+        floor = min(math.exp(mode[5]), _MOST_FLOOR) * self._allowed * np.exp(_FLOOR_RISE * self._v)
+        queued = np.clip(1 - floor / shares, 0.0, 1.0)
+        effect = FLOOR_BURSTS + (np.maximum(effect, FLOOR_BURSTS) - FLOOR_BURSTS) * queued
+        beyond = (shares > TAIL_SHARE) | (np.abs(x) > 1.5 * far)[:, None]
         beyond[:, -1] = False
         self._effect = np.where(beyond, np.inf, effect) / LEVEL_WEIGHT
 

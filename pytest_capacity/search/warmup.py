@@ -2,7 +2,7 @@
 
 A closed loop keeps a bounded number of requests in flight, first one, then twice as many while that makes the
 server faster and its latency stays near the limit: never more than a server within its SLO would hold a
-moment later. It goes on until the throughput is flat (``stats.steady``). Where a closed loop could send faster
+moment later. It goes on until the throughput is flat . Where a closed loop could send faster
 than allowed, an open loop at a gentle rate takes its place until the median latency is flat.
 
 A server that gets faster with the work it has done (a cold start, a JIT, a cache) is followed to where its
@@ -22,19 +22,23 @@ from pytest_capacity.protocols import Floats, Observation, Probe
 from pytest_capacity.search.stage import Stage
 from pytest_capacity.search.tail import Saturation
 from pytest_capacity.search.windows import Window
-from pytest_capacity.stats.steady import is_steady
 
 GAIN = 1.06
 """Twice as many requests in flight must bring this much throughput, or the server has enough of them."""
 MOST_LIMITS = 1.5
 """The closed loop's latency may reach this many latency limits, no more."""
 STEP_S, STEP_REQUESTS = 0.5, 12
-HOLD_S, HOLD_REQUESTS, MOST_HOLD_S = 3.0, 600, 8.0
+HOLD_S, MOST_HOLD_S, CHECK_S = 3.0, 6.0, 1.5
 BUDGET_SHARE = 0.4
 FLAT = 0.02
 WARM_ENOUGH = 0.03
 """A server that is this near to its last speed is warm enough; the rest is corrected for."""
-GOT_FASTER = 1.1
+GOT_FASTER, MOST_TO_COME = 1.1, 1.3
+SURE_ERROR = 0.04
+UNSTEADY = 0.1
+"""A throughput that still rises by this much within the warm-up leaves nothing to search for."""
+GREW = 1.3
+FASTER = 1.04
 BATCHES = 10
 FLAT_RATIO, FLAT_S = 1.25, 0.001
 
@@ -68,41 +72,62 @@ class WarmUp:
 Warming = Generator[Probe, Observation, WarmUp]
 
 
-def closed_loop(stage: Stage) -> Warming:
-    """Warm up with a bounded number of requests in flight."""
-    until_s = stage.now_s + BUDGET_SHARE * stage.left_s
-    concurrency, best_qps = 1, 0.0
-    baseline_s, one_qps = math.inf, 0.0
+def closed_loop(stage: Stage, *, share: float = BUDGET_SHARE, concurrency: int = 1) -> Warming:
+    """Warm up with a bounded number of requests in flight, for at most a share of the load that is left."""
+    until_s = stage.now_s + share * stage.left_s
+    best_qps = one_qps = 0.0
+    baseline_s = math.inf
     held: list[Window] = []
     steady = False
-    while stage.now_s < until_s:
+    while stage.now_s < until_s and not steady:
         window = yield from _step(stage, concurrency)
         qps = window.sent_qps()
         if concurrency == 1:
             baseline_s, one_qps = min(baseline_s, window.median_s()), max(one_qps, qps)
-        more = 2 * concurrency
-        too_slow = more / max(qps, 1e-9) > MOST_LIMITS * stage.limit_s * 2
-        if qps >= GAIN * best_qps and not too_slow and more <= stage.most_concurrency:
-            best_qps, concurrency = max(best_qps, qps), more
+        if qps >= GAIN * best_qps and _may_double(stage, concurrency, qps):
+            best_qps, concurrency = qps, 2 * concurrency
             continue
         window = yield from _hold(stage, concurrency, until_s)
         held.append(window)
-        reached_qps = window.sent_qps(HOLD_S)
-        grew, best_qps = reached_qps > GAIN * max(best_qps, qps), max(best_qps, reached_qps)
-        if not grew or stage.now_s >= until_s:
-            steady = _is_flat(window) or _cold(held, stage) is not None
-            break
+        reached_qps = window.sent_qps(HOLD_S / 2)
+        # A server that got faster meanwhile may use more requests in flight than it could when it was slow.
+        steady = reached_qps < GREW * max(qps, best_qps)
+        if not steady and _may_double(stage, concurrency, reached_qps):
+            best_qps, concurrency = reached_qps, 2 * concurrency
     cold = _cold(held, stage)
     return WarmUp(
         seconds=stage.now_s,
         requests=stage.requests,
-        steady=steady,
+        steady=steady and (cold is not None or _growth(held[-1])[0] < UNSTEADY),
         one_qps=one_qps,
         baseline_s=baseline_s,
         saturation=_saturation(held, cold),
         concurrency=concurrency,
         cold=cold,
     )
+
+
+def is_faster(stage: Stage, warm_up: WarmUp) -> Generator[Probe, Observation, bool]:
+    """Look whether the server has become faster since: then it was not warm."""
+    if warm_up.saturation is None:
+        return False
+    window = stage.begin("closed", CHECK_S * stage.scale, concurrency=warm_up.concurrency)
+    yield from stage.play(window)
+    rate, done = window.batches(window.lasted_s, LEAST_FOR_ERROR + 2)
+    if len(rate) < LEAST_FOR_ERROR:
+        return False
+    if warm_up.cold is not None:
+        rate = rate * np.array([warm_up.cold.slowdown(each + window.requests_before) for each in done])
+    before, now = warm_up.saturation, float(rate[1:].mean())
+    noise = math.hypot(before.error * before.qps, _error(rate[1:]))
+    return now > FASTER * before.qps + 1.5 * noise
+
+
+def _may_double(stage: Stage, concurrency: int, qps: float) -> bool:
+    """Whether twice as many in flight would still be answered within a few latency limits."""
+    if 2 * concurrency > stage.most_concurrency:
+        return False
+    return 2 * concurrency <= 2 * MOST_LIMITS * stage.limit_s * qps or concurrency == 1
 
 
 def open_loop(stage: Stage, gentle_qps: float) -> Warming:
@@ -129,23 +154,43 @@ def _step(stage: Stage, concurrency: int) -> Generator[Probe, Observation, Windo
 
 
 def _hold(stage: Stage, concurrency: int, until_s: float) -> Generator[Probe, Observation, Window]:
-    """Keep a concurrency until the throughput is flat, or falls short of its end by a known little."""
+    """Keep a concurrency until the throughput is flat, or short of its last value by a known little.
+
+    It ends too where the server got so much faster that more requests in flight may serve it better.
+    """
     window = stage.begin("closed", max(until_s - stage.now_s, HOLD_S), concurrency=concurrency)
     while not window.is_over:
         yield window.probe
-        enough = window.sent >= HOLD_REQUESTS or window.lasted_s >= MOST_HOLD_S * stage.scale
-        if window.lasted_s >= HOLD_S and enough and _is_flat(window):
-            cold = _cold([window], stage)
-            if cold is None or cold.slowdown(stage.requests) < 1 + WARM_ENOUGH:
-                break
+        if window.lasted_s < HOLD_S * stage.scale:
+            continue
+        growth, error = _growth(window)
+        sure = error < SURE_ERROR or window.lasted_s >= MOST_HOLD_S * stage.scale
+        if sure and growth < FLAT + error:
+            break
+        cold = _cold([window], stage)
+        if cold is not None and cold.slowdown(stage.requests) < 1 + WARM_ENOUGH:
+            break
+        if growth > GREW - 1 and growth > 3 * error and _may_double(stage, concurrency, window.sent_qps(1.0)):
+            break
     return window
 
 
-def _is_flat(window: Window) -> bool:
-    """Whether neither the last seconds' throughput nor that of the whole window shows a trend or shift."""
-    recent, _ = window.batches(HOLD_S, BATCHES)
-    whole, _ = window.batches(window.lasted_s, BATCHES)
-    return len(recent) >= BATCHES - 1 and is_steady(recent, FLAT) and is_steady(whole[1:], FLAT)
+def _growth(window: Window) -> tuple[float, float]:
+    """By what share the throughput rose from the first half to the second, with its standard error.
+
+    By least squares over batches, which knows more than the difference of the halves. Batches are not quite
+    independent where replies come in batches of their own; there are enough to average that out.
+    """
+    rate, _ = window.batches(window.lasted_s, max(BATCHES, int(2 * window.lasted_s)))
+    if len(rate) < BATCHES:
+        return 0.0, math.inf
+    rate = rate[1:]
+    position = np.linspace(-1, 1, len(rate))
+    slope = float((position * rate).sum() / (position**2).sum())
+    left = rate - rate.mean() - slope * position
+    error = math.sqrt(float((left**2).sum()) / (len(rate) - 2) / float((position**2).sum()))
+    mean = float(rate.mean())
+    return slope / mean, error / mean
 
 
 def _cold(held: list[Window], stage: Stage) -> Cold | None:
@@ -163,14 +208,16 @@ def _cold(held: list[Window], stage: Stage) -> Cold | None:
     done = done + window.requests_before
     cost = 1 / rate
     best: tuple[float, Cold] | None = None
-    for scale in np.geomspace(0.1, 3.0, 40) * float(stage.requests):
+    for scale in np.geomspace(0.15, 2.0, 40) * float(stage.requests):
         left = np.exp(-done / scale)
         slope, last = np.polyfit(left, cost, 1, w=rate)
         if last <= 0 or slope <= 0:
             continue
         misfit = float((((slope * left + last - cost) * rate) ** 2).sum())
-        if best is None or misfit < best[0]:
-            best = misfit, Cold(float(slope / last), float(scale))
+        found = Cold(float(slope / last), float(scale))
+        # What the fit says is still to come must be little: nobody can see far beyond what was seen.
+        if found.slowdown(stage.requests) < MOST_TO_COME and (best is None or misfit < best[0]):
+            best = misfit, found
     return best[1] if best else None
 
 
