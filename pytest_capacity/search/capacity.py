@@ -29,7 +29,7 @@ SURE = 0.5
 
 START_SHARE = 0.5
 """The first open-loop rate is this share of the throughput in the closed loop."""
-GENTLE_SHARE = 0.3
+LEAST_QPS = 0.5
 STEP_S, PROBE_S, SOAK_S, SETTLE_S = 2.0, 6.0, 10.0, 0.5
 """At a latency limit of 50 ms; other limits stretch them (``Stage.scale``)."""
 CONTROL_S = 1.0
@@ -173,9 +173,8 @@ class CapacitySearch:
             start_qps = gentle_qps
         else:
             self._warm_up = yield from closed_loop(stage)
-            reached = self._warm_up.saturation
-            usual_qps = START_SHARE * reached.qps if reached else GENTLE_SHARE * self._warm_up.one_qps
-            start_qps = min(max(self._min_qps or 0.0, usual_qps, 0.5 / stage.limit_s / 100), self._max_qps)
+            usual_qps = max(START_SHARE * self._warm_up.reached_qps, LEAST_QPS)
+            start_qps = min(max(self._min_qps or 0.0, usual_qps), self._max_qps)
         self._baseline_s = self._warm_up.baseline_s
         limited = yield from self._ramp(start_qps)
         if limited:
@@ -244,11 +243,12 @@ class CapacitySearch:
                 return
             self._update()
             width = self._beliefs.width()
-            if width <= ENOUGH * self.tolerance and self._confirmed:
+            if width <= ENOUGH * self.tolerance and self._confirmed and self._checked:
                 return
             if self._is_beyond_reach():
                 return
-            if not self._checked and self._stage.now_s - self._warm_up_ended_s > CHECK_AFTER_S * scale:
+            is_due = self._stage.now_s - self._warm_up_ended_s > CHECK_AFTER_S * scale
+            if not self._checked and is_due:
                 yield from self._check_warmth()
                 continue
             if width <= self.tolerance and not self._confirmed:
@@ -276,8 +276,7 @@ class CapacitySearch:
             self._stage, share=AGAIN_SHARE, concurrency=self._warm_up.concurrency
         )
         # The next window tells what to believe now.
-        reached = self._warm_up.saturation
-        rate = START_SHARE * reached.qps if reached else self._low_qps
+        rate = max(START_SHARE * self._warm_up.reached_qps, LEAST_QPS)
         yield from self._open(self._within(rate), STEP_S * self._stage.scale)
 
     def _next_rate(self, width: float, *, above: bool) -> float:

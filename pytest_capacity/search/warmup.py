@@ -28,16 +28,16 @@ GAIN = 1.06
 MOST_LIMITS = 1.5
 """The closed loop's latency may reach this many latency limits, no more."""
 STEP_S, STEP_REQUESTS = 0.5, 12
-HOLD_S, MOST_HOLD_S, CHECK_S = 3.0, 6.0, 1.5
-BUDGET_SHARE = 0.4
+HOLD_S, MOST_HOLD_S, CHECK_S = 3.0, 7.0, 1.5
+BUDGET_SHARE = 0.55
 FLAT = 0.02
-WARM_ENOUGH = 0.03
-"""A server that is this near to its last speed is warm enough; the rest is corrected for."""
+RECENT_S = 5.0
 GOT_FASTER, MOST_TO_COME = 1.1, 1.3
 SURE_ERROR = 0.04
 UNSTEADY = 0.1
 """A throughput that still rises by this much within the warm-up leaves nothing to search for."""
 GREW = 1.3
+MOST_FAILED = 0.05
 FASTER = 1.04
 BATCHES = 10
 FLAT_RATIO, FLAT_S = 1.25, 0.001
@@ -65,6 +65,7 @@ class WarmUp:
     one_qps: float
     baseline_s: float
     saturation: Saturation | None = None
+    reached_qps: float = 0.0
     concurrency: int = 1
     cold: Cold | None = None
 
@@ -78,30 +79,38 @@ def closed_loop(stage: Stage, *, share: float = BUDGET_SHARE, concurrency: int =
     best_qps = one_qps = 0.0
     baseline_s = math.inf
     held: list[Window] = []
-    steady = False
+    steady = saturated = False
     while stage.now_s < until_s and not steady:
         window = yield from _step(stage, concurrency)
-        qps = window.sent_qps()
+        qps = window.served_qps()
         if concurrency == 1:
             baseline_s, one_qps = min(baseline_s, window.median_s()), max(one_qps, qps)
-        if qps >= GAIN * best_qps and _may_double(stage, concurrency, qps):
+        if window.failed_share > MOST_FAILED and concurrency > 1:
+            # It turns requests away: half as many is what it holds.
+            concurrency, best_qps, saturated = concurrency // 2, math.inf, False
+        elif qps >= GAIN * best_qps and _may_double(stage, concurrency, qps):
             best_qps, concurrency = qps, 2 * concurrency
             continue
+        else:
+            saturated = 2 * concurrency <= stage.most_concurrency
         window = yield from _hold(stage, concurrency, until_s)
         held.append(window)
-        reached_qps = window.sent_qps(HOLD_S / 2)
+        reached_qps = window.served_qps(HOLD_S / 2)
         # A server that got faster meanwhile may use more requests in flight than it could when it was slow.
-        steady = reached_qps < GREW * max(qps, best_qps)
-        if not steady and _may_double(stage, concurrency, reached_qps):
+        steady = reached_qps < GREW * max(qps, min(best_qps, qps * GREW))
+        if window.failed_share > MOST_FAILED and concurrency > 1:
+            concurrency, saturated = concurrency // 2, False
+        elif not steady and _may_double(stage, concurrency, reached_qps):
             best_qps, concurrency = reached_qps, 2 * concurrency
     cold = _cold(held, stage)
     return WarmUp(
         seconds=stage.now_s,
         requests=stage.requests,
-        steady=steady and (cold is not None or _growth(held[-1])[0] < UNSTEADY),
+        steady=steady and (cold is not None or _growth(held[-1], RECENT_S * stage.scale)[0] < UNSTEADY),
         one_qps=one_qps,
         baseline_s=baseline_s,
-        saturation=_saturation(held, cold),
+        saturation=_saturation(held, cold) if saturated else None,
+        reached_qps=held[-1].served_qps(HOLD_S) if held else one_qps,
         concurrency=concurrency,
         cold=cold,
     )
@@ -154,7 +163,7 @@ def _step(stage: Stage, concurrency: int) -> Generator[Probe, Observation, Windo
 
 
 def _hold(stage: Stage, concurrency: int, until_s: float) -> Generator[Probe, Observation, Window]:
-    """Keep a concurrency until the throughput is flat, or short of its last value by a known little.
+    """Keep a concurrency until the throughput is flat.
 
     It ends too where the server got so much faster that more requests in flight may serve it better.
     """
@@ -163,28 +172,30 @@ def _hold(stage: Stage, concurrency: int, until_s: float) -> Generator[Probe, Ob
         yield window.probe
         if window.lasted_s < HOLD_S * stage.scale:
             continue
-        growth, error = _growth(window)
+        growth, error = _growth(window, RECENT_S * stage.scale)
         sure = error < SURE_ERROR or window.lasted_s >= MOST_HOLD_S * stage.scale
-        if sure and growth < FLAT + error:
+        if sure and growth < FLAT + error / 2:
             break
-        cold = _cold([window], stage)
-        if cold is not None and cold.slowdown(stage.requests) < 1 + WARM_ENOUGH:
-            break
-        if growth > GREW - 1 and growth > 3 * error and _may_double(stage, concurrency, window.sent_qps(1.0)):
+        if (
+            growth > GREW - 1
+            and growth > 3 * error
+            and _may_double(stage, concurrency, window.served_qps(1.0))
+        ):
             break
     return window
 
 
-def _growth(window: Window) -> tuple[float, float]:
-    """By what share the throughput rose from the first half to the second, with its standard error.
+def _growth(window: Window, last_s: float) -> tuple[float, float]:
+    """By what share the throughput rose over half of the last seconds, with its standard error.
 
     By least squares over batches, which knows more than the difference of the halves. Batches are not quite
     independent where replies come in batches of their own; there are enough to average that out.
     """
-    rate, _ = window.batches(window.lasted_s, max(BATCHES, int(2 * window.lasted_s)))
-    if len(rate) < BATCHES:
-        return 0.0, math.inf
+    seconds = min(last_s, window.lasted_s)
+    rate, _ = window.batches(seconds, max(BATCHES, int(2 * seconds)))
     rate = rate[1:]
+    if len(rate) < BATCHES - 1 or not rate.any():
+        return 0.0, math.inf
     position = np.linspace(-1, 1, len(rate))
     slope = float((position * rate).sum() / (position**2).sum())
     left = rate - rate.mean() - slope * position

@@ -69,6 +69,12 @@ class Window:
         return int(self.evidence.columns()[2].sum())
 
     @property
+    def failed_share(self) -> float:
+        """The share of requests that failed; 0 without any."""
+        failed = self.evidence.columns()[2]
+        return float(failed.mean()) if len(failed) else 0.0
+
+    @property
     def late(self) -> int:
         """Requests that failed or took longer than the largest latency limit."""
         _, latency, failed = self.evidence.columns()
@@ -160,18 +166,18 @@ class Window:
         intended, latency, _ = self.evidence.columns()
         return find_spikes(intended, latency, (bound.limit_ms or 0.0) / 1000) if not self.overloaded else []
 
-    def sent_qps(self, last_s: float | None = None) -> float:
-        """Requests sent a second, over the last seconds or the whole window; 0 without any."""
+    def served_qps(self, last_s: float | None = None) -> float:
+        """Requests served a second, over the last seconds or the whole window; 0 without any."""
         rate, _ = self.batches(last_s or self.lasted_s, 1)
         return float(rate[0]) if len(rate) else 0.0
 
     def batches(self, last_s: float, count: int) -> tuple[Floats, Floats]:
-        """Requests sent a second in equal parts of the last seconds that are told, and how many before each.
+        """Requests served a second in equal parts of the last seconds that are told, and how many before each.
 
-        Counted are requests of which it is known what became of them.
+        A closed loop sends one for each reply, so that requests are counted when sent; failed ones are not.
         """
-        intended, _, _ = self.evidence.columns()
-        intended = intended[intended >= self.start_s]
+        intended, _, failed = self.evidence.columns()
+        intended = intended[(intended >= self.start_s) & ~failed]
         seconds = min(last_s, self.evidence.end_s - self.start_s)
         if not len(intended) or seconds <= 0:
             return np.empty(0), np.empty(0)
