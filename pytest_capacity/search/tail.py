@@ -36,9 +36,11 @@ LEVELS: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 BURSTS = 5.0
 """The design effect in units of rate x limit x g / eta^2, as simulated servers show it."""
+FORM_ERROR = 0.7
+"""How wrong the form may be, in the logarithm of a share, over the whole way from nothing to the limit."""
 FLOOR_BURSTS = 2.0
 """The design effect of requests that take too long on an idle server."""
-LEVEL_WEIGHT = 0.5
+LEVEL_WEIGHT = 0.45
 """What a level's count counts for beside the others': together about four of eight are independent."""
 TAIL_SHARE = 0.25
 """Above this share a level is no part of the tail."""
@@ -269,7 +271,10 @@ class TailPosterior:
         effect = FLOOR_BURSTS + (np.maximum(effect, FLOOR_BURSTS) - FLOOR_BURSTS) * queued
         beyond = (shares > TAIL_SHARE) | (np.abs(x) > 1.5 * far)[:, None]
         beyond[:, -1] = False
-        self._effect = np.where(beyond, np.inf, effect) / LEVEL_WEIGHT
+        effect = np.where(beyond, np.inf, effect) / LEVEL_WEIGHT
+        # However much is counted, a level says no more of the limit than the form of the tail is right.
+        known = (data.total[:, None] * shares / effect).sum(axis=0)
+        self._effect = effect * (1 + known * (FORM_ERROR * self._v) ** 2)
 
     def _log_posterior(self, points: Floats, data: _Data) -> Floats:
         shares = np.minimum(self._shares(points, data.log_rate), self._cap)
