@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pytest_capacity.simulate import spells
 from pytest_capacity.simulate.server import LEAST_TURN_S, SimulatedServer
 from pytest_capacity.simulate.spec import Neighbour, Pause, ServerSpec, Spikes
 from pytest_capacity.simulate.spells import SlowSpells, Stops
@@ -85,6 +86,7 @@ WORKED: dict[str, tuple[dict[str, Any], list[float], list[float]]] = {
         [0, 0.01, 0.02, 0.15],
         [0.1, 0.2, REFUSED, 0.3],
     ),
+    "who starts at once has never been in the queue": ({"queue_max": 1}, [0, 0, 0], [0.1, 0.2, REFUSED]),
     "a queue of batches is full with as many requests": (
         {"queue_max": 2, "batch_max": 2},
         [0, 0.01, 0.02, 0.03, 0.15],
@@ -200,6 +202,21 @@ def test_a_pause_that_comes_round_with_the_minute_ends(every_s: float, duration_
     assert stops.after(3 * every_s - 0.1, 0.2) == pytest.approx(3 * every_s + duration_s + 0.1)
 
 
+def test_how_far_ahead_spells_are_drawn_changes_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A spell that reaches past what was drawn is known to its end before anybody waits for it."""
+
+    def moments() -> list[tuple[float, float]]:
+        rngs = np.random.default_rng(1), np.random.default_rng(2)
+        stops = Stops(Pause(0.5, 0.2, 0.4), Spikes(rate_hz=2.0, low_s=0.1, high_s=0.5), rngs)
+        starts_s = [stops.start(at_s) for at_s in np.arange(0, 30, 0.05)]
+        return [(start_s, stops.after(start_s, 0.3)) for start_s in starts_s]
+
+    far = moments()
+    monkeypatch.setattr(spells, "AHEAD_S", 0.3)
+
+    assert moments() == far
+
+
 def test_jitter_shifts_each_pause_by_a_uniform_share() -> None:
     rngs = np.random.default_rng(1), np.random.default_rng(2)
     stops = Stops(Pause(every_s=10.0, duration_s=0.1, jitter=0.2), None, rngs)
@@ -224,9 +241,9 @@ def test_spikes_come_as_often_and_last_as_long_as_told() -> None:
 
 
 def test_a_neighbour_is_slow_for_its_share_of_the_time() -> None:
-    spells = SlowSpells(Neighbour(on_s=1.0, off_s=3.0, factor=2.0), np.random.default_rng(3))
+    slow = SlowSpells(Neighbour(on_s=1.0, off_s=3.0, factor=2.0), np.random.default_rng(3))
     first = SlowSpells(Neighbour(on_s=1.0, off_s=3.0, factor=2.0), np.random.default_rng(3)).factor(0.0)
-    factors = [spells.factor(at_s) for at_s in np.arange(0, 20_000, 0.5)]
+    factors = [slow.factor(at_s) for at_s in np.arange(0, 20_000, 0.5)]
 
     assert first == 1.0
     assert np.mean(factors) == pytest.approx(1.25, rel=0.02)
@@ -314,6 +331,16 @@ def test_a_new_number_of_users_begins_at_once_and_an_open_load_ends_them(batch_m
     server.offer([1.0], 2.0)
     assert server.arrived_s[4:] == [1.0]
     assert server.replied_s[-1] == pytest.approx(1.1)
+
+
+def test_users_of_a_load_that_ended_send_no_more() -> None:
+    server = SimulatedServer(described(batch_max=2))
+    server.hold(4, 0.05)
+    server.hold(1, 0.35)
+
+    # Two of the four still wait; the one user of now comes after them.
+    assert server.arrived_s[4:] == pytest.approx([0.05, 0.3])
+    assert server.replied_s[:5] == pytest.approx([0.1, 0.1, 0.2, 0.2, 0.3])
 
 
 def test_the_cold_factor_now_is_told() -> None:

@@ -111,6 +111,8 @@ def test_a_recording_is_replayed_in_its_order_over_and_over() -> None:
     times = replayed(np.array([5.0, 6.0, 9.0, 11.0])).draw(1.0, 0.0, 6.4)
 
     assert times == pytest.approx([0.5, 2.0, 3.0, 3.5, 5.0, 6.0])
+    often = replayed(np.array([5.0, 6.0, 9.0, 11.0])).draw(1.0, 0.0, 20_000.0)
+    assert np.diff(often)[:15_000] == pytest.approx(np.resize([1.5, 1.0, 0.5], 15_000))
 
 
 @pytest.mark.parametrize("times", [[1.0], [2.0, 1.0], [1.0, 1.0], [1.0, math.nan]])

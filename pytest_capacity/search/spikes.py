@@ -23,8 +23,10 @@ DENSE = 0.6
 LEAST_LATE, LEAST_LIMITS = 3, 0.1
 LONGEST_S = 1.5
 """What lasts longer is no spike but how the server is."""
-UNSEEN_SHARE, UNSEEN_SPREAD = 0.01, 1.3
-"""Without any spike seen: the share of the allowed lateness that spikes are expected to take, and its spread."""
+PAUSING, PAUSE_EVERY_S = 1 / 3, 17.0
+"""How many servers are expected to pause at all, and how often they do: what was not seen may still come."""
+HIDDEN_SHARE, HIDDEN_SPREAD, HIDDEN_LOAD = 0.5, 0.5, 0.8
+"""The part of the allowed share that spikes of such a server take when it is as busy as that, and its spread."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,13 @@ class Spike:
 class SpikeShare:
     """What spikes make late on an idle server, as a share of time: a lognormal belief.
 
-    A server under load takes 1 / (1 - its load) times as long to recover. ``count`` spikes were seen in
-    ``seconds``.
+    A server under load takes 1 / (1 - its load) times as long to recover. ``absent`` is the probability that
+    there are none at all; ``count`` were seen in ``seconds``.
     """
 
     log_mean: float
     log_sd: float
+    absent: float = 0.0
     count: int = 0
     seconds: float = 0.0
 
@@ -100,11 +103,14 @@ def spike_share(
     logarithm is known to one over the root of the number; lengths vary little beside that.
     """
     if not seen or seconds <= 0:
-        return SpikeShare(math.log(UNSEEN_SHARE * allowed_share), UNSEEN_SPREAD, 0, seconds)
+        unseen = PAUSING * math.exp(-seconds / PAUSE_EVERY_S)
+        hidden = math.log(HIDDEN_SHARE * allowed_share * (1 - HIDDEN_LOAD))
+        absent = (1 - PAUSING) / (1 - PAUSING + unseen)
+        return SpikeShare(hidden, HIDDEN_SPREAD, absent, 0, seconds)
     lengths = np.array([spike.late / rate * (1 - min(load, 0.95)) for spike, rate, load in seen])
     count = len(seen)
     variation = float(lengths.var() / lengths.mean() ** 2) if count > 1 else 0.5
     log_sd = math.sqrt((1 + variation) / count)
     # The mean of a lognormal is above its median, and the number seen is what is expected on average.
     log_mean = math.log(float(lengths.sum()) / seconds) - log_sd**2 / 4
-    return SpikeShare(log_mean, log_sd, count, seconds)
+    return SpikeShare(log_mean, log_sd, 0.0, count, seconds)

@@ -15,12 +15,16 @@ from pytest_capacity.protocols import Health, Observation, Probe
 from pytest_capacity.search.doubts import Doubt, generator_doubts, steadiness_doubt
 from pytest_capacity.search.evidence import BATCH_S, BoundEvidence, Evidence, binding
 from pytest_capacity.search.plan import ALPHA, WARMUP_MIN_S, Look, SustainPlan, plan_sustain
+from pytest_capacity.search.tailjudge import PLAUSIBLE_ALPHA, judge_by_tail
 from pytest_capacity.slo import SLO, Verdict
 from pytest_capacity.stats.batches import batch_of
 
 WARMUP_SHARE = 0.25
 WARMUP_MAX_S = 10.0
 """A warm-up ends after a quarter of the budget, ten seconds at most; unsteadiness is doubted from then on."""
+
+FIRST_GLANCE_S, GLANCE_S, GLANCE_RATIO = 2.0, 1.0, 1.3
+"""When between looks the tail is looked at for a breach, in seconds of evidence."""
 
 _WARMUP_BLOCK_S = 0.5
 _WARMUP_MIN_REQUESTS = 20
@@ -92,6 +96,7 @@ class Sustain:
         self._backlog_since_s: float | None = None
         self._backlog = 0
         self._doubted_looks = 0
+        self._next_glance_s = FIRST_GLANCE_S
         self._extended = False
         self._verdict: Verdict | None = None
         self._stop_reason = ""
@@ -219,11 +224,25 @@ class Sustain:
         evidence_s = self._now_s - self._measure_start_s
         due = [look for look in self._looks if look.at_s <= evidence_s]
         spent = self._now_s >= self._budget_s - 1e-9
-        if due or spent:
+        if not due and not spent:
+            self._glance(evidence_s)
+        else:
             self._looks = self._looks[len(due) :]
             # At the budget's end the looks that never came due give their share to the last one.
             alpha = (due[-1] if due else self._looks[-1]).alpha
             self._look(alpha, last=spent or not self._looks)
+
+    def _glance(self, evidence_s: float) -> None:
+        """Between looks, see whether the tail alone already shows a breach."""
+        if evidence_s < self._next_glance_s:
+            return
+        self._next_glance_s = max(evidence_s + GLANCE_S, GLANCE_RATIO * evidence_s)
+        counted = self._measured.judge(self.slo, ALPHA)
+        bounds = judge_by_tail(self._measured, counted, counted, self.qps)
+        late = [judged for judged in bounds if judged.bound.limit_ms is not None]
+        if any(judged.share_low > judged.bound.allowed_share for judged in late):
+            self._bounds = bounds
+            self._conclude_breach("the tail of the latencies")
 
     def _exit_early(self) -> bool:
         """FAIL before the first look where the backlog grows without end or nothing goes well any more."""
@@ -252,10 +271,11 @@ class Sustain:
         return True
 
     def _look(self, alpha: float, *, last: bool) -> None:
-        self._bounds = self._measured.judge(self.slo, alpha)
         # Several bounds are several chances of a wrong FAIL; a wrong PASS needs all of them to go wrong.
-        strict = self._measured.judge(self.slo, alpha / len(self.slo.bounds))
-        if any(judged.verdict is Verdict.FAIL for judged in strict):
+        counted = self._measured.judge(self.slo, alpha / len(self.slo.bounds))
+        plausible = self._measured.judge(self.slo, PLAUSIBLE_ALPHA)
+        self._bounds = judge_by_tail(self._measured, counted, plausible, self.qps)
+        if any(judged.verdict is Verdict.FAIL for judged in self._bounds):
             self._conclude_breach("enough evidence")
             return
         doubts = self._all_doubts()

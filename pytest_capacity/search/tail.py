@@ -66,6 +66,8 @@ _STEP = np.array([1e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-2])
 _FURTHEST = np.array([0.15, 0.7, 0.5, 0.4, 2.0, 2.0])
 _REACH = 3.0
 """Flat servers are told apart only over a wide range of rates: evidence reaches to this over the slope."""
+_NORMAL_RANK = np.linspace(0.001, 0.999, 999)
+_NORMAL = np.array([NormalDist().inv_cdf(float(rank)) for rank in _NORMAL_RANK])
 
 
 @dataclass(frozen=True)
@@ -101,22 +103,20 @@ class _Data:
 class TailPosterior:
     """The posterior of one latency bound's capacity.
 
-    ``allowed_share`` and ``limit_s`` are the bound's. The random numbers behind it are fixed: the same
+    ``allowed_share`` and ``limit_s`` are the bound's. ``far`` is how far from the capacity, in the logarithm
+    of the rate, evidence counts; who judges one rate alone lets all count. The random numbers behind it are fixed: the same
     evidence gives the same answer.
     """
 
-    def __init__(self, allowed_share: float, limit_s: float) -> None:
-        self._allowed, self._limit_s = allowed_share, limit_s
+    def __init__(self, allowed_share: float, limit_s: float, *, far: float = FAR) -> None:
+        self._allowed, self._limit_s, self._far = allowed_share, limit_s, far
         self._v = 1 - np.array(LEVELS)
         self._decay = math.log(1 / allowed_share) + 0.1
         rng = np.random.default_rng(20260612)
         normal = rng.normal(size=(_DRAWS // 2, len(_NAMES)))
         chi = rng.chisquare(_FREEDOM, _DRAWS // 2)
         self._normal = np.concatenate([normal, -normal])
-        self._spike_normal = rng.permutation(np.linspace(-1, 1, _DRAWS))
-        self._spike_normal = np.array(
-            [NormalDist().inv_cdf(0.5 + 0.4995 * part) for part in self._spike_normal]
-        )
+        self._spike_rank = rng.permutation((np.arange(_DRAWS) + 0.5) / _DRAWS)
         self._scale = np.sqrt(_FREEDOM / np.concatenate([chi, chi]))
         self._mode: Floats | None = None
         self._draws: Floats = np.zeros((1, len(_NAMES)))
@@ -179,6 +179,14 @@ class TailPosterior:
         """A quantile of the capacity that the server would have without its spikes."""
         return math.exp(_weighted_quantile(self._calm, self._weight, probability))
 
+    def share_quantile(self, rate_qps: float, probability: float) -> float:
+        """A quantile of the share of late requests at a rate, spikes and the floor included."""
+        slope, load, floor, spikes = self._parts()
+        x = math.log(rate_qps) - self._draws[:, 0]
+        busy = np.minimum(load * np.exp(x), 0.98)
+        share = self._allowed * (np.exp(np.clip(slope * x, -50, 50)) + floor + spikes / (1 - busy))
+        return min(1.0, _weighted_quantile(share, self._weight, probability))
+
     def share_at(self, rate_qps: float) -> float:
         """The share of late requests to expect at a rate, spikes left out, at the posterior's mode."""
         mode = self._draws[:1] if self._mode is None else self._mode[None]
@@ -189,11 +197,7 @@ class TailPosterior:
 
         The capacity solves queue + floor + spikes / (1 - load) = allowed share; it lies below the queue's own.
         """
-        slope = np.exp(self._draws[:, 1])
-        decay, decay_slope = self._decay_of(self._draws)
-        load = np.clip(np.exp(-decay / decay_slope), 0.05, 0.98)
-        floor = np.minimum(np.exp(self._draws[:, 5]), _MOST_FLOOR)
-        spikes = np.exp(self._spikes.log_mean + self._spikes.log_sd * self._spike_normal) / self._allowed
+        slope, load, floor, spikes = self._parts()
         calm = self._solve(slope, load, floor, np.zeros_like(spikes))
         x = self._solve(slope, load, floor, spikes)
         self._calm = self._draws[:, 0] + calm
@@ -201,6 +205,21 @@ class TailPosterior:
         busy = load * np.exp(x)
         rise = slope * np.exp(slope * x) + spikes * busy / (1 - busy) ** 2
         self._condition = 1 / np.maximum(rise, 1e-3)
+
+    def _parts(self) -> tuple[Floats, Floats, Floats, Floats]:
+        """Of each draw: the slope, the load at the queue's own capacity, the floor and the spikes' share.
+
+        Floor and spikes are parts of the allowed share, spikes those of an idle server.
+        """
+        decay, decay_slope = self._decay_of(self._draws)
+        load = np.clip(np.exp(-decay / decay_slope), 0.05, 0.98)
+        floor = np.minimum(np.exp(self._draws[:, 5]), _MOST_FLOOR)
+        belief = self._spikes
+        rank = (self._spike_rank - belief.absent) / max(1 - belief.absent, 1e-9)
+        drawn = np.exp(belief.log_mean + belief.log_sd * np.interp(rank, _NORMAL_RANK, _NORMAL))
+        spikes = np.where(rank > 0, drawn, 0.0) / self._allowed
+        # Before the first evidence there is one draw only.
+        return np.exp(self._draws[:, 1]), load, floor, spikes[: len(load)]
 
     @staticmethod
     def _solve(slope: Floats, load: Floats, floor: Floats, spikes: Floats) -> Floats:
@@ -260,7 +279,7 @@ class TailPosterior:
             )
         x = data.log_rate - mode[0]
         shares = self._shares(mode[None], data.log_rate)[0]
-        far = max(FAR, _REACH / math.exp(mode[1]))
+        far = max(self._far, _REACH / math.exp(mode[1]))
         near = np.maximum(decay - decay_slope * x, 1.5)
         effect = 1 + BURSTS * np.exp(data.log_rate) * self._limit_s * decay_slope / near**2
         effect = np.maximum(effect, data.own_effect)[:, None] * (1 - shares)

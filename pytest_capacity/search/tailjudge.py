@@ -1,0 +1,55 @@
+"""Judging one rate by the whole tail of its latencies, as a search judges many (``tail``, ``spikes``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from pytest_capacity.search.beliefs import FAILING, LEAST_FAILED, MOST_TAIL_SHARE, UNKNOWN_LOAD
+from pytest_capacity.search.evidence import BoundEvidence, Evidence
+from pytest_capacity.search.spikes import find_spikes, outside, spike_share
+from pytest_capacity.search.tail import LEVELS, LevelCounts, TailPosterior
+
+PASS_ALPHA, FAIL_ALPHA = 0.04, 0.01
+"""The chance of a wrong verdict that the tail's limits carry at every look. A fail is looked for more often."""
+ANYWHERE = 100.0
+PLAUSIBLE_ALPHA = 0.3
+"""What the late requests alone must at least allow for a pass: the tail's form could be wrong."""
+
+
+def judge_by_tail(
+    evidence: Evidence, counted: Sequence[BoundEvidence], plausible: Sequence[BoundEvidence], qps: float
+) -> tuple[BoundEvidence, ...]:
+    """Limits of the long-run bad share at a rate, bound by bound.
+
+    ``counted`` and ``plausible`` are the same evidence judged by its late requests alone, at the look's alpha
+    and at ``PLAUSIBLE_ALPHA``. A bound that is not about the tail, or whose late requests have failed, keeps
+    ``counted``.
+    """
+    return tuple(
+        _judge(evidence, strict, lenient, qps) for strict, lenient in zip(counted, plausible, strict=True)
+    )
+
+
+def _judge(evidence: Evidence, counted: BoundEvidence, plausible: BoundEvidence, qps: float) -> BoundEvidence:
+    bound = counted.bound
+    intended, latency, failed = evidence.columns()
+    if bound.limit_ms is None or bound.allowed_share > MOST_TAIL_SHARE or not len(intended):
+        return counted
+    failures = int(failed.sum())
+    if failures >= LEAST_FAILED and failures > FAILING * counted.bad:
+        return counted
+    limit_s = bound.limit_ms / 1000
+    spikes = find_spikes(intended, latency, limit_s)
+    kept = latency[outside(intended, spikes, limit_s)]
+    posterior = TailPosterior(bound.allowed_share, limit_s, far=ANYWHERE)
+    counts = LevelCounts(qps, len(kept), tuple(int((kept > level * limit_s).sum()) for level in LEVELS))
+    seen = [(spike, qps, UNKNOWN_LOAD) for spike in spikes]
+    posterior.take([counts], None, spike_share(seen, evidence.seconds, bound.allowed_share))
+    low = posterior.share_quantile(qps, FAIL_ALPHA)
+    high = posterior.share_quantile(qps, 1 - PASS_ALPHA)
+    if plausible.share_high > bound.allowed_share:
+        high = max(high, counted.share_high)
+    # What the late requests alone show to be broken is broken.
+    low = max(low, counted.share_low) if counted.share_low > bound.allowed_share else low
+    return replace(counted, share_low=min(low, counted.bad_share), share_high=max(high, counted.bad_share))
