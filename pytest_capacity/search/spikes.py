@@ -25,8 +25,8 @@ LONGEST_S = 1.5
 """What lasts longer is no spike but how the server is."""
 PAUSING, PAUSE_EVERY_S = 1 / 3, 17.0
 """How many servers are expected to pause at all, and how often they do: what was not seen may still come."""
-HIDDEN_SHARE, HIDDEN_SPREAD, HIDDEN_LOAD = 0.5, 0.5, 0.8
-"""The part of the allowed share that spikes of such a server take when it is as busy as that, and its spread."""
+HIDDEN_SHARE, HIDDEN_SPREAD = 0.5, 0.6
+"""The part of the allowed share that spikes of such a server take at the rate in question, and its spread."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Spike:
 class SpikeShare:
     """What spikes make late on an idle server, as a share of time: a lognormal belief.
 
-    A server under load takes 1 / (1 - its load) times as long to recover. ``absent`` is the probability that
+    A server under load takes 1 / (1 - its load) times as long to recover; what spikes that were never seen may
+    do is not known in such detail: their share is that at the rate in question. ``absent`` is the probability that
     there are none at all; ``count`` were seen in ``seconds``.
     """
 
@@ -104,7 +105,7 @@ def spike_share(
     """
     if not seen or seconds <= 0:
         unseen = PAUSING * math.exp(-seconds / PAUSE_EVERY_S)
-        hidden = math.log(HIDDEN_SHARE * allowed_share * (1 - HIDDEN_LOAD))
+        hidden = math.log(HIDDEN_SHARE * allowed_share)
         absent = (1 - PAUSING) / (1 - PAUSING + unseen)
         return SpikeShare(hidden, HIDDEN_SPREAD, absent, 0, seconds)
     lengths = np.array([spike.late / rate * (1 - min(load, 0.95)) for spike, rate, load in seen])

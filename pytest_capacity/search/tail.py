@@ -212,7 +212,9 @@ class TailPosterior:
         Floor and spikes are parts of the allowed share, spikes those of an idle server.
         """
         decay, decay_slope = self._decay_of(self._draws)
-        load = np.clip(np.exp(-decay / decay_slope), 0.05, 0.98)
+        load = (
+            np.clip(np.exp(-decay / decay_slope), 0.05, 0.98) if self._spikes.count else np.zeros_like(decay)
+        )
         floor = np.minimum(np.exp(self._draws[:, 5]), _MOST_FLOOR)
         belief = self._spikes
         rank = (self._spike_rank - belief.absent) / max(1 - belief.absent, 1e-9)
