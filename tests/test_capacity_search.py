@@ -9,7 +9,7 @@ from pytest_capacity.protocols import Health
 from pytest_capacity.search.capacity import CapacitySearch
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.search.found import CapacityResult
-from pytest_capacity.search.posterior import BoundPosterior, WindowCount, joint_quantile
+from pytest_capacity.search.posterior import BoundPosterior, WindowCount
 from pytest_capacity.search.verdict import judge_search
 from pytest_capacity.slo import SLO, Verdict
 from tests.virtual import Drive, VirtualServer
@@ -45,8 +45,9 @@ class TestWhatItFinds:
         ]
         errors = [abs(one.capacity_qps / CAPACITY - 1) for one in found if one.capacity_qps]
         assert len(covered) == 20
-        assert sum(covered) >= 17
-        assert np.median(errors) < 0.06
+        # Of twenty 90 % intervals fewer than fifteen hold the truth in one of a hundred such tests.
+        assert sum(covered) >= 15
+        assert np.median(errors) < 0.04
         assert max(errors) < 0.2
 
     def test_more_load_makes_the_interval_narrower(self) -> None:
@@ -192,15 +193,6 @@ class TestPosterior:
         posterior.take([disaster, *[WindowCount(100 + i / 1e6, 0, 2_000, 5) for i in range(12)]])
 
         assert after_disaster < 100 < posterior.quantile(0.5)
-
-    def test_the_smallest_of_two_capacities_is_below_either(self) -> None:
-        one, other = BoundPosterior(0.01, 10, 1000), BoundPosterior(0.01, 10, 1000)
-        evidence = [WindowCount(100, 0, 5_000, 5), WindowCount(200, 500, 5_000, 5)]
-        one.take(evidence)
-        other.take(evidence)
-
-        assert joint_quantile([one, other], 0.5) < one.quantile(0.5)
-        assert joint_quantile([one], 0.5) == pytest.approx(one.quantile(0.5), rel=0.01)
 
 
 def result(status: str = "converged", low: float | None = 140, high: float | None = 160) -> CapacityResult:

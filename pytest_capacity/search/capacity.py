@@ -227,6 +227,8 @@ class CapacitySearch:
     def _is_held(self, rate: float) -> bool:
         """Whether all windows at a rate together show, at 95 %, that every bound holds there."""
         windows = [window.counts() for window in self._evidence() if window.rate_qps >= 0.999 * rate]
+        if not windows:
+            return False
         for index, bound in enumerate(self.slo.bounds):
             counts = [counts[index] for counts in windows]
             total, bad = sum(count.total for count in counts), sum(count.bad for count in counts)
@@ -384,6 +386,8 @@ class CapacitySearch:
             return "generator_limited"
         if self._status is not None:
             return self._status
+        if known and self._is_held(self._max_qps):
+            return "no_limit_found"
         if self._warm_up is not None and not self._warm_up.steady:
             return "not_steady"
         if not known:

@@ -60,7 +60,9 @@ def find_spikes(intended_s: Floats, latency_s: Floats, limit_s: float) -> list[S
     if len(late) < LEAST_LATE:
         return []
     usual_s = float(np.median(latency_s))
-    breaks = np.flatnonzero(np.diff(intended_s[late]) > limit_s) + 1
+    # Late requests belong together while nobody between them was in time.
+    apart = (np.diff(intended_s[late]) > limit_s) & (np.diff(late) > 1)
+    breaks = np.flatnonzero(apart) + 1
     rate = len(intended_s) / max(intended_s[-1] - intended_s[0], limit_s)
     least = max(LEAST_LATE, LEAST_LIMITS * rate * limit_s)
     return [

@@ -17,6 +17,7 @@ Script = Generator[Probe, Observation, None]
 Played = Generator[Probe, Observation, Window]
 
 SCALE_LIMIT_S = 0.05
+SCALE_BUDGET_S = 60.0
 LEAST_SCALE, MOST_SCALE = 0.6, 4.0
 DRAIN_S = 10.0
 
@@ -43,8 +44,12 @@ class Stage:
 
     @property
     def scale(self) -> float:
-        """By how much longer all takes than at a limit of 50 ms: queues relax in proportion to their limit."""
-        return min(max(self.limit_s / SCALE_LIMIT_S, LEAST_SCALE), MOST_SCALE)
+        """By how much longer all takes than at a limit of 50 ms, as far as the budget has room for it.
+
+        Queues relax in proportion to their limit.
+        """
+        most = min(MOST_SCALE, max(1.0, self.budget_s / SCALE_BUDGET_S))
+        return min(max(self.limit_s / SCALE_LIMIT_S, LEAST_SCALE), most)
 
     @property
     def most_concurrency(self) -> int:

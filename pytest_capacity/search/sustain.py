@@ -237,10 +237,11 @@ class Sustain:
         if evidence_s < self._next_glance_s:
             return
         self._next_glance_s = max(evidence_s + GLANCE_S, GLANCE_RATIO * evidence_s)
-        counted = self._measured.judge(self.slo, ALPHA)
+        # The late requests alone are judged at planned looks; between them they may add next to no error.
+        counted = self._measured.judge(self.slo, _EXIT_ALPHA)
         bounds = judge_by_tail(self._measured, counted, counted, self.qps)
-        late = [judged for judged in bounds if judged.bound.limit_ms is not None]
-        if any(judged.share_low > judged.bound.allowed_share for judged in late):
+        by_tail = [judged for judged, strict in zip(bounds, counted, strict=True) if judged is not strict]
+        if any(judged.share_low > judged.bound.allowed_share for judged in by_tail):
             self._bounds = bounds
             self._conclude_breach("the tail of the latencies")
 

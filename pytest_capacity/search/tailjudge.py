@@ -12,6 +12,8 @@ from pytest_capacity.search.tail import LEVELS, LevelCounts, TailPosterior
 
 PASS_ALPHA, FAIL_ALPHA = 0.04, 0.01
 """The chance of a wrong verdict that the tail's limits carry at every look. A fail is looked for more often."""
+NO_QUEUE, NO_QUEUE_SHARE = 0.5, 0.5
+"""Where fewer than half of the allowed share take half of the limit no queue is near it."""
 ANYWHERE = 100.0
 PLAUSIBLE_ALPHA = 0.3
 """What the late requests alone must at least allow for a pass: the tail's form could be wrong."""
@@ -48,6 +50,9 @@ def _judge(evidence: Evidence, counted: BoundEvidence, plausible: BoundEvidence,
     posterior.take([counts], None, spike_share(seen, evidence.seconds, bound.allowed_share))
     low = posterior.share_quantile(qps, FAIL_ALPHA)
     high = posterior.share_quantile(qps, 1 - PASS_ALPHA)
+    if float((latency > NO_QUEUE * limit_s).mean()) <= NO_QUEUE_SHARE * bound.allowed_share:
+        # Nothing that waits long enough to be near the limit: there is no tail to speak of.
+        high = min(high, counted.share_high)
     if plausible.share_high > bound.allowed_share:
         high = max(high, counted.share_high)
     # What the late requests alone show to be broken is broken.
