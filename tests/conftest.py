@@ -38,7 +38,10 @@ QUICK = "qps=60, p50_ms=20000, error_rate=0.3, min_s=1, budget_s=6"
 
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """A made-up model repository in which pytest runs with the plugin, as at a desk: pytest prints more under CI."""
+    """A made-up model repository in which pytest runs with the plugin, as at a desk.
+
+    Under CI pytest prints more, which is not what these tests are about.
+    """
     for name in ("CI", "BUILD_NUMBER"):
         monkeypatch.delenv(name, raising=False)
     pytester.makeini(INI)

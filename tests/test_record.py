@@ -48,6 +48,9 @@ CAPACITY: Capacity = {
     "status": "converged",
     "load_s": 118.0,
     "requests": 16_000,
+    "calm_qps": 155.0,
+    "saturation_qps": 190.0,
+    "cold_factor": None,
 }
 
 

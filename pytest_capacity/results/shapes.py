@@ -72,6 +72,9 @@ class Capacity(TypedDict):
     status: str
     load_s: float
     requests: int
+    calm_qps: float | None
+    saturation_qps: float | None
+    cold_factor: float | None
 
 
 class BoundRow(TypedDict):

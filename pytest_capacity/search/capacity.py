@@ -2,8 +2,8 @@
 
 It warms the server up by work (``warmup``), which also tells where it saturates, and then asks open loop at
 rates that the posterior of the capacity (``beliefs``, ``tail``) makes worth asking. *Dampening*: no step
-leaves what the evidence supports, nor offers what would make many requests late. *Spike tolerance*: spikes are
-part of the evidence, told from a queue by not depending on the rate, and the capacity is given with and
+leaves what the evidence supports, nor offers what would make many requests late. *Spike tolerance*: spikes
+are part of the evidence, told from a queue by not depending on the rate, and the capacity is given with and
 without them. *Convergence*: the interval's width, confirmed by a soak. After an overload it waits until the
 queue is empty and a low control rate is as quick as before.
 """
@@ -54,8 +54,8 @@ class CapacitySearch:
 
     ``budget_s`` is the most load, every phase included. ``tolerance`` is the width of the 90 % interval, as a
     share of the capacity, that counts as converged; the load ends before the budget at half of that. Rates
-    stay within ``min_qps`` and ``max_qps``. ``max_in_flight`` is where a probe ends as overloaded. None of the
-    choices is random, nor steered by ``require_qps``: it and ``seed`` are only kept.
+    stay within ``min_qps`` and ``max_qps``. ``max_in_flight`` is where a probe ends as overloaded. None of
+    its choices is random, nor steered by ``require_qps``: it and ``seed`` are only kept.
 
     Raises ValueError for bounds or times out of range.
     """
@@ -182,7 +182,7 @@ class CapacitySearch:
             yield from self._refine()
 
     def _ramp(self, start_qps: float) -> Generator[Probe, Observation, bool]:
-        """Step up, by less the nearer the limit, until the evidence shows one; False where that is the end."""
+        """Step up, by less the nearer the limit, until evidence shows one; False where that is the end."""
         rate = start_qps
         while self._stage.left_s > STEP_S:
             window = yield from self._open(rate, STEP_S * self._stage.scale + 10 / rate)
@@ -269,7 +269,7 @@ class CapacitySearch:
         return self._warm_up.seconds if self._warm_up else 0.0
 
     def _check_warmth(self) -> Script:
-        """Once work has been done, see that the server is no faster than after the warm-up; else begin anew."""
+        """After some work see that the server is no faster than after the warm-up; else begin anew."""
         self._checked = True
         if self._warm_up is None or not (yield from is_faster(self._stage, self._warm_up)):
             return
@@ -386,12 +386,13 @@ class CapacitySearch:
             return "generator_limited"
         if self._status is not None:
             return self._status
-        if known and self._is_held(self._max_qps):
-            return "no_limit_found"
         if self._warm_up is not None and not self._warm_up.steady:
             return "not_steady"
-        if not known:
-            return "budget"
+        return self._status_of_evidence() if known else "budget"
+
+    def _status_of_evidence(self) -> Status:
+        if self._is_held(self._max_qps):
+            return "no_limit_found"
         if self._beliefs.ill_conditioned(ILL_CONDITIONED) > SURE:
             return "ill_conditioned"
         return "converged" if self._confirmed and self._beliefs.width() <= self.tolerance else "budget"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pytest_capacity.protocols import Floats, Health, Ints
+from pytest_capacity.stats.steady import trend_score
 
 LATE_FLOOR_S = 0.001
 """Lateness below a millisecond moves no latency that an SLO in milliseconds could notice."""
@@ -99,10 +100,7 @@ def steadiness_doubt(latency_s: Floats, batch: Ints) -> Doubt | None:
     first, last = float(np.median(medians[:third])), float(np.median(medians[-third:]))
     if not last > TREND_GROWTH * first:
         return None
-    later, earlier = np.triu_indices(count, 1)[::-1]
-    score = float(np.sign(np.nan_to_num(medians[later] - medians[earlier])).sum())
-    spread = (count * (count - 1) * (2 * count + 5) / 18) ** 0.5
-    if score / spread < 2.33:
+    if trend_score(medians) < 2.33:
         return None
     return Doubt(
         "not_steady",

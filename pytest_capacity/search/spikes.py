@@ -42,9 +42,9 @@ class Spike:
 class SpikeShare:
     """What spikes make late on an idle server, as a share of time: a lognormal belief.
 
-    A server under load takes 1 / (1 - its load) times as long to recover; what spikes that were never seen may
-    do is not known in such detail: their share is that at the rate in question. ``absent`` is the probability that
-    there are none at all; ``count`` were seen in ``seconds``.
+    A server under load takes 1 / (1 - its load) times as long to recover; what spikes that were never seen
+    may do is not known in such detail: their share is that at the rate in question. ``absent`` is the
+    probability that there are none at all; ``count`` were seen in ``seconds``.
     """
 
     log_mean: float

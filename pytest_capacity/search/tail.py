@@ -3,16 +3,17 @@
 Late requests alone are few and come in bursts. Near saturation the tail of a queue's latency falls nearly
 exponentially, at a rate that grows in proportion to how far the load is from saturation (Kingman, "The heavy
 traffic approximation in the theory of queues", 1965; Abate, Choudhury and Whitt, "Exponential approximations
-for tail probabilities in queues", Operations Research 43 (1995)). So the shares of requests above levels below
-the bound, at rates below the capacity, say how many would be above the bound at any rate nearby.
+for tail probabilities in queues", Operations Research 43 (1995)). So the shares of requests above levels
+below the bound, at rates below the capacity, say how many would be above the bound at any rate nearby.
 
 With x = ln(rate / the queue's own capacity) and v = 1 - level / limit the share above a level is modelled as
 
     ln share = ln allowed + s x + v (eta - g x) - v^2 (c - c' x)
 
-plus a floor of requests that take too long on an idle server; requests hit by spikes (``spikes``) are left out
-here, and what spikes and the floor take of the allowed share moves the capacity down afterwards. ``eta`` is the decay at the capacity, ``g`` its slope, so that eta / g = ln(saturation / capacity), and
-``c`` the curvature that batching gives. The share of independent information in a count is the design effect
+plus a floor of requests that take too long on an idle server; requests hit by spikes (``spikes``) are left
+out here, and what spikes and the floor take of the allowed share moves the capacity down afterwards. ``eta``
+is the decay at the capacity, ``g`` its slope, so that eta / g = ln(saturation / capacity), and ``c`` the
+curvature that batching gives. The share of independent information in a count is the design effect
 that heavy traffic gives, proportional to rate x limit x g / eta(x)^2 (Whitt, "Planning queueing simulations",
 Management Science 35 (1989)). Priors hold what simulated FIFO and batching servers of many shapes have in
 common; they are wide in what tells servers apart. The counts enter as a quasi-likelihood (Wedderburn 1974),
@@ -49,7 +50,8 @@ FAR = 0.12
 MOST_SHARE = 0.15
 """A queue that makes this many requests late is no longer steady: more says nothing more."""
 SATURATION_ERROR, SATURATION_GAP_ERROR = 0.007, 0.12
-"""How far a closed loop's throughput is from where the tail's decay vanishes: a part of itself, and of the gap."""
+"""How far a closed loop's throughput may be from where the tail's decay vanishes: as parts of itself and of
+the gap between it and the capacity."""
 
 _DECAY_EXPONENT = 1.15
 _CURVATURE, _CURVATURE_SLOPE = 5.5, 0.2
@@ -104,8 +106,8 @@ class TailPosterior:
     """The posterior of one latency bound's capacity.
 
     ``allowed_share`` and ``limit_s`` are the bound's. ``far`` is how far from the capacity, in the logarithm
-    of the rate, evidence counts; who judges one rate alone lets all count. The random numbers behind it are fixed: the same
-    evidence gives the same answer.
+    of the rate, evidence counts; who judges one rate alone lets all count. The random numbers behind it are
+    fixed: the same evidence gives the same answer.
     """
 
     def __init__(self, allowed_share: float, limit_s: float, *, far: float = FAR) -> None:
@@ -195,7 +197,7 @@ class TailPosterior:
     def _lower(self) -> None:
         """What spikes and the floor leave of the queue's own capacity, for each draw.
 
-        The capacity solves queue + floor + spikes / (1 - load) = allowed share; it lies below the queue's own.
+        The capacity solves queue + floor + spikes / (1 - load) = allowed share, below the queue's own.
         """
         slope, load, floor, spikes = self._parts()
         calm = self._solve(slope, load, floor, np.zeros_like(spikes))
@@ -286,7 +288,7 @@ class TailPosterior:
         effect = 1 + BURSTS * np.exp(data.log_rate) * self._limit_s * decay_slope / near**2
         effect = np.maximum(effect, data.own_effect)[:, None] * (1 - shares)
         effect = np.maximum(effect, 1.0) * (1 + (x / far) ** 4)[:, None]
-        # What is slow on an idle server comes nearly independently; only what the queue makes late comes in bursts.
+        # What is slow on an idle server comes nearly independently; what the queue makes late, in bursts.
         floor = min(math.exp(mode[5]), _MOST_FLOOR) * self._allowed * np.exp(_FLOOR_RISE * self._v)
         queued = np.clip(1 - floor / shares, 0.0, 1.0)
         effect = FLOOR_BURSTS + (np.maximum(effect, FLOOR_BURSTS) - FLOOR_BURSTS) * queued

@@ -22,6 +22,7 @@ from pytest_capacity.protocols import Floats, Observation, Probe
 from pytest_capacity.search.stage import Stage
 from pytest_capacity.search.tail import Saturation
 from pytest_capacity.search.windows import Window
+from pytest_capacity.stats.steady import is_steady
 
 GAIN = 1.06
 """Twice as many requests in flight must bring this much throughput, or the server has enough of them."""
@@ -35,7 +36,7 @@ RECENT_S = 5.0
 GOT_FASTER, MOST_TO_COME = 1.1, 1.3
 SURE_ERROR = 0.04
 UNSTEADY = 0.1
-"""A throughput that still rises by this much within the warm-up leaves nothing to search for."""
+"""A throughput that still moves by this much at the end of the warm-up leaves nothing to search for."""
 GREW = 1.3
 MOST_FAILED = 0.05
 FASTER = 1.04
@@ -106,7 +107,7 @@ def closed_loop(stage: Stage, *, share: float = BUDGET_SHARE, concurrency: int =
     return WarmUp(
         seconds=stage.now_s,
         requests=stage.requests,
-        steady=steady and (cold is not None or _growth(held[-1], RECENT_S * stage.scale)[0] < UNSTEADY),
+        steady=steady and (cold is not None or _is_steady(held[-1], RECENT_S * stage.scale)),
         one_qps=one_qps,
         baseline_s=baseline_s,
         saturation=_saturation(held, cold) if saturated else None,
@@ -185,6 +186,11 @@ def _hold(stage: Stage, concurrency: int, until_s: float) -> Generator[Probe, Ob
     return window
 
 
+def _is_steady(window: Window, last_s: float) -> bool:
+    rate, _ = window.batches(min(last_s, window.lasted_s), BATCHES + 1)
+    return is_steady(rate[1:], UNSTEADY)
+
+
 def _growth(window: Window, last_s: float) -> tuple[float, float]:
     """By what share the throughput rose over half of the last seconds, with its standard error.
 
@@ -214,6 +220,7 @@ def _cold(held: list[Window], stage: Stage) -> Cold | None:
         return None
     window = held[-1]
     rate, done = window.batches(window.lasted_s, max(BATCHES, int(window.lasted_s / 0.5)))
+    rate, done = rate[rate > 0], done[rate > 0]
     if len(rate) < BATCHES or rate[-3:].mean() < GOT_FASTER * rate[:3].mean():
         return None
     done = done + window.requests_before

@@ -172,7 +172,7 @@ class Window:
         return float(rate[0]) if len(rate) else 0.0
 
     def batches(self, last_s: float, count: int) -> tuple[Floats, Floats]:
-        """Requests served a second in equal parts of the last seconds that are told, and how many before each.
+        """Requests served a second in equal parts of the last seconds told, and how many came before each.
 
         A closed loop sends one for each reply, so that requests are counted when sent; failed ones are not.
         """

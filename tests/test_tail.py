@@ -1,0 +1,188 @@
+"""The tail model, the ledger of spikes, and the tests for steadiness: pure parts of a search."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pytest_capacity.protocols import Floats
+from pytest_capacity.search.spikes import Spike, find_spikes, outside, spike_share
+from pytest_capacity.search.tail import LEVELS, LevelCounts, Saturation, TailPosterior
+from pytest_capacity.stats.steady import is_steady, shift_probability, trend_score
+
+LIMIT_S, ALLOWED = 0.05, 0.01
+SPIKELESS = spike_share([], 1e6, ALLOWED)
+
+
+def mm1_counts(rate_qps: float, service_qps: float, total: int) -> LevelCounts:
+    """What an M/M/1 queue would show on average: sojourn times are exponential with rate mu - lambda."""
+    shares = [math.exp(-(service_qps - rate_qps) * level * LIMIT_S) for level in LEVELS]
+    return LevelCounts(rate_qps, total, tuple(round(share * total) for share in shares))
+
+
+class TestTailPosterior:
+    @pytest.mark.parametrize("service_qps", [300.0, 600.0, 1500.0])
+    def test_it_finds_the_capacity_of_a_queue_whose_tail_is_known(self, service_qps: float) -> None:
+        """P(sojourn > t) = exp(-(mu - lambda) t) meets one in a hundred at mu - ln(100) / t."""
+        capacity = service_qps - math.log(100) / LIMIT_S
+        posterior = TailPosterior(ALLOWED, LIMIT_S)
+        windows = [mm1_counts(share * capacity, service_qps, 20_000) for share in (0.95, 0.98, 1.0, 1.02)]
+
+        posterior.take(windows, Saturation(service_qps, 0.005), SPIKELESS)
+
+        assert posterior.quantile(0.5) == pytest.approx(capacity, rel=0.03)
+        assert posterior.quantile(0.05) < capacity < posterior.quantile(0.95)
+        assert posterior.below(np.array([math.log(capacity)]))[0] == pytest.approx(0.5, abs=0.45)
+
+    def test_levels_below_the_limit_narrow_what_late_requests_leave_open(self) -> None:
+        capacity = 600 - math.log(100) / LIMIT_S
+        window = mm1_counts(0.97 * capacity, 600, 6_000)
+        blind = LevelCounts(window.rate_qps, window.total, (0,) * 7 + (0,))
+        seeing, unseeing = TailPosterior(ALLOWED, LIMIT_S), TailPosterior(ALLOWED, LIMIT_S)
+
+        seeing.take([window], None, SPIKELESS)
+        unseeing.take([blind], None, SPIKELESS)
+
+        def width(posterior: TailPosterior) -> float:
+            return posterior.quantile(0.95) / posterior.quantile(0.05)
+
+        assert width(seeing) < width(unseeing)
+
+    def test_the_same_evidence_gives_the_same_answer(self) -> None:
+        windows = [mm1_counts(480, 600, 5_000)]
+        one, other = TailPosterior(ALLOWED, LIMIT_S), TailPosterior(ALLOWED, LIMIT_S)
+        one.take(windows)
+        other.take(windows)
+
+        assert one.quantile(0.3) == other.quantile(0.3)
+
+    def test_spikes_lower_the_capacity_and_raise_the_condition_number(self) -> None:
+        windows = [mm1_counts(rate, 600, 20_000) for rate in (480.0, 500.0, 510.0)]
+        calm, spiky = TailPosterior(ALLOWED, LIMIT_S), TailPosterior(ALLOWED, LIMIT_S)
+        seen = [(Spike(10.0 * i, 10.0 * i + 0.03, 15), 500.0, 0.8) for i in range(1, 5)]
+
+        calm.take(windows, Saturation(600, 0.005), SPIKELESS)
+        spiky.take(windows, Saturation(600, 0.005), spike_share(seen, 60.0, ALLOWED))
+
+        assert spiky.quantile(0.5) < calm.quantile(0.5)
+        assert spiky.condition_number() > calm.condition_number()
+        assert spiky.calm_quantile(0.5) == pytest.approx(calm.quantile(0.5), rel=0.02)
+        assert spiky.quantile(0.95) / spiky.quantile(0.05) > calm.quantile(0.95) / calm.quantile(0.05)
+
+    def test_a_share_at_a_rate_and_the_capacity_tell_the_same(self) -> None:
+        """The share exceeds the allowed one with the probability that the capacity is below the rate."""
+        posterior = TailPosterior(ALLOWED, LIMIT_S)
+        posterior.take([mm1_counts(500, 600, 5_000)], None, SPIKELESS)
+        rate = 520.0
+        below = float(posterior.below(np.array([math.log(rate)]))[0])
+
+        assert 0.05 < below < 0.95
+        assert posterior.share_quantile(rate, 1 - below) == pytest.approx(ALLOWED, rel=0.1)
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.floats(1, 5_000),
+                st.integers(0, 20_000),
+                st.lists(st.floats(0, 1), min_size=len(LEVELS), max_size=len(LEVELS)),
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+        st.one_of(st.none(), st.floats(1, 5_000)),
+    )
+    @settings(max_examples=40, deadline=None)
+    def test_no_counts_break_it(
+        self, windows: list[tuple[float, int, list[float]]], saturation_qps: float | None
+    ) -> None:
+        """Counts that no queue shows still give ordered, finite quantiles."""
+        posterior = TailPosterior(ALLOWED, LIMIT_S)
+        posterior.take(
+            [
+                LevelCounts(rate, total, tuple(int(part * total) for part in sorted(shares, reverse=True)))
+                for rate, total, shares in windows
+            ],
+            Saturation(saturation_qps, 0.01) if saturation_qps else None,
+        )
+
+        low, middle, high = (posterior.quantile(part) for part in (0.05, 0.5, 0.95))
+        assert 0 < low <= middle <= high < math.inf
+        assert posterior.condition_number() > 0
+
+
+def arrivals(rate_qps: float, seconds: float, seed: int = 0) -> Floats:
+    rng = np.random.default_rng(seed)
+    return np.sort(rng.uniform(0, seconds, int(rate_qps * seconds)))
+
+
+class TestSpikes:
+    def test_a_pause_of_a_quick_server_is_a_spike(self) -> None:
+        intended = arrivals(400, 10)
+        latency = np.full_like(intended, 0.005)
+        paused = (intended >= 5.0) & (intended < 5.09)
+        latency[paused] += 5.09 - intended[paused]
+
+        (spike,) = find_spikes(intended, latency, LIMIT_S)
+
+        assert spike.start_s == pytest.approx(5.0, abs=0.02)
+        assert spike.late == int((latency > LIMIT_S).sum())
+
+    def test_a_queue_that_builds_up_is_none(self) -> None:
+        intended = arrivals(400, 10)
+        latency = 0.005 + np.interp(intended, [4.0, 5.0, 6.0], [0.0, 0.08, 0.0], left=0, right=0)
+
+        assert find_spikes(intended, latency, LIMIT_S) == []
+
+    def test_what_lasts_is_no_spike(self) -> None:
+        intended = arrivals(400, 10)
+        latency = np.where((intended > 4) & (intended < 7), np.inf, 0.005)
+
+        assert find_spikes(intended, latency, LIMIT_S) == []
+
+    def test_requests_outside_spikes_are_kept_and_those_that_follow_within_the_limit_are_not(self) -> None:
+        intended = np.array([0.9, 1.0, 1.05, 1.09, 1.12, 2.0])
+
+        kept = outside(intended, [Spike(1.0, 1.05, 3)], LIMIT_S)
+
+        assert kept.tolist() == [True, False, False, False, True, True]
+
+    def test_more_spikes_are_known_better_and_longer_ones_take_more(self) -> None:
+        def seen(count: int, late: int) -> list[tuple[Spike, float, float]]:
+            return [(Spike(float(i), i + 0.1, late), 500.0, 0.5) for i in range(count)]
+
+        few, many = spike_share(seen(2, 20), 20, ALLOWED), spike_share(seen(20, 20), 200, ALLOWED)
+        long = spike_share(seen(20, 60), 200, ALLOWED)
+
+        assert many.log_sd < few.log_sd
+        assert many.log_mean == pytest.approx(math.log(0.1 * 20 / 500 * 0.5), abs=0.05)
+        assert long.log_mean == pytest.approx(many.log_mean + math.log(3), abs=0.01)
+
+    def test_what_was_not_seen_for_long_is_less_likely_to_be_there(self) -> None:
+        short, long = spike_share([], 5, ALLOWED), spike_share([], 120, ALLOWED)
+
+        assert 0.6 < short.absent < long.absent < 1
+
+
+class TestSteady:
+    def test_a_trend_and_a_shift_are_seen_and_noise_is_neither(self) -> None:
+        rng = np.random.default_rng(5)
+        noise = rng.normal(100, 3, 20)
+
+        assert is_steady(noise, 0.01)
+        assert trend_score(noise + np.arange(20)) > 3
+        assert not is_steady(noise + np.arange(20), 0.01)
+        shifted = noise + np.where(np.arange(20) > 11, 20, 0)
+        assert shift_probability(shifted) < 0.05 < shift_probability(noise)
+        assert not is_steady(shifted, 0.01)
+
+    def test_what_does_not_matter_is_steady_however_sure(self) -> None:
+        assert is_steady(np.linspace(100, 101, 40), 0.02)
+
+    @pytest.mark.parametrize("count", [0, 1, 5])
+    def test_too_few_values_cannot_show_it(self, count: int) -> None:
+        assert not is_steady(np.full(count, 10.0), 0.02)
+        assert trend_score(np.full(count, 10.0)) == 0
