@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
+from dataclasses import replace
 
 from pytest_capacity.protocols import Observation, Probe
 from pytest_capacity.search.beliefs import HIGH, LOW, MIDDLE, Beliefs
@@ -30,12 +31,16 @@ SURE = 0.5
 START_SHARE = 0.5
 """The first open-loop rate is this share of the throughput in the closed loop."""
 LEAST_QPS = 0.5
+LEAST_SHARE = 0.15
+"""No rate below this share of the closed loop's throughput is asked at."""
 STEP_S, PROBE_S, SOAK_S, SETTLE_S = 2.0, 6.0, 10.0, 0.5
 """At a latency limit of 50 ms; other limits stretch them (``Stage.scale``)."""
 CONTROL_S = 1.0
 CHECK_AFTER_S = 5.0
 AGAIN_SHARE = 0.3
 """What of the budget that is left a second warm-up may take, where the first ended too early."""
+LEAST_LEFT = 0.35
+"""With less of the budget left there is no time to begin anew."""
 BACK_RATIO = 1.5
 WIDE = 0.35
 ABOVE, BELOW = 1.02, 0.97
@@ -271,7 +276,13 @@ class CapacitySearch:
     def _check_warmth(self) -> Script:
         """After some work see that the server is no faster than after the warm-up; else begin anew."""
         self._checked = True
-        if self._warm_up is None or not (yield from is_faster(self._stage, self._warm_up)):
+        if self._warm_up is None or self._stage.left_s < LEAST_LEFT * self.budget_s:
+            return
+        if not (yield from is_faster(self._stage, self._warm_up)):
+            return
+        if self._warm_since:
+            # Warmed up twice and faster still: what there is must do, and the doubt is told.
+            self._warm_up = replace(self._warm_up, steady=False)
             return
         self._warm_since, self._checked = len(self.windows), False
         self._warm_up = yield from closed_loop(
@@ -291,6 +302,8 @@ class CapacitySearch:
             rate = max(beliefs.quantile(0.7), ABOVE * middle)
         else:
             rate = min(beliefs.quantile(0.3), BELOW * middle)
+        # A handful of requests tells nothing of one in a hundred, nor does it warm anything up.
+        rate = max(rate, LEAST_SHARE * self._warm_up.reached_qps) if self._warm_up else rate
         while rate > middle and beliefs.use_at(rate) > MOST_USE:
             rate = max(middle, rate * 0.995)
         return self._within(rate)

@@ -29,7 +29,7 @@ GAIN = 1.06
 MOST_LIMITS = 1.5
 """The closed loop's latency may reach this many latency limits, no more."""
 STEP_S, STEP_REQUESTS = 0.5, 12
-HOLD_S, MOST_HOLD_S, CHECK_S = 3.0, 7.0, 1.5
+HOLD_S, MOST_HOLD_S, CHECK_S = 3.0, 7.0, 2.0
 BUDGET_SHARE = 0.55
 FLAT = 0.02
 RECENT_S = 5.0
@@ -130,7 +130,7 @@ def is_faster(stage: Stage, warm_up: WarmUp) -> Generator[Probe, Observation, bo
         rate = rate * np.array([warm_up.cold.slowdown(each + window.requests_before) for each in done])
     before, now = warm_up.saturation, float(rate[1:].mean())
     noise = math.hypot(before.error * before.qps, _error(rate[1:]))
-    return now > FASTER * before.qps + 1.5 * noise
+    return now > FASTER * before.qps + 1.25 * noise
 
 
 def _may_double(stage: Stage, concurrency: int, qps: float) -> bool:
