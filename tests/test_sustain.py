@@ -286,3 +286,11 @@ class TestPlan:
         result = Drive(VirtualServer(1, lambda _now, _rng: 0.001), 0.05).run(Sustain(P99_50, 5, budget_s=92))
 
         assert result.verdict is Verdict.PASS
+
+
+def test_a_pass_says_what_it_could_not_see() -> None:
+    result = sustain(60, VirtualServer(1, lambda _now, _rng: 0.001))
+
+    assert result.verdict is Verdict.PASS
+    (remark,) = result.remarks
+    assert remark.startswith(f"no spike in {result.evidence_s:.0f} s")

@@ -15,7 +15,7 @@ from pytest_capacity.search.tail import LEVELS, LevelCounts, Saturation, TailPos
 from pytest_capacity.stats.steady import is_steady, shift_probability, trend_score
 
 LIMIT_S, ALLOWED = 0.05, 0.01
-SPIKELESS = spike_share([], 1e6, ALLOWED)
+SPIKELESS = spike_share([], [(500.0, 1e6, 0)], ALLOWED)
 
 
 def mm1_counts(rate_qps: float, service_qps: float, total: int) -> LevelCounts:
@@ -66,7 +66,7 @@ class TestTailPosterior:
         seen = [(Spike(10.0 * i, 10.0 * i + 0.03, 15), 500.0, 0.8) for i in range(1, 5)]
 
         calm.take(windows, Saturation(600, 0.005), SPIKELESS)
-        spiky.take(windows, Saturation(600, 0.005), spike_share(seen, 60.0, ALLOWED))
+        spiky.take(windows, Saturation(600, 0.005), spike_share(seen, [(500.0, 60.0, 4)], ALLOWED))
 
         assert spiky.quantile(0.5) < calm.quantile(0.5)
         assert spiky.condition_number() > calm.condition_number()
@@ -154,15 +154,31 @@ class TestSpikes:
         def seen(count: int, late: int) -> list[tuple[Spike, float, float]]:
             return [(Spike(float(i), i + 0.1, late), 500.0, 0.5) for i in range(count)]
 
-        few, many = spike_share(seen(2, 20), 20, ALLOWED), spike_share(seen(20, 20), 200, ALLOWED)
-        long = spike_share(seen(20, 60), 200, ALLOWED)
+        few = spike_share(seen(2, 20), [(500.0, 20.0, 2)], ALLOWED)
+        many = spike_share(seen(20, 20), [(500.0, 200.0, 20)], ALLOWED)
+        long = spike_share(seen(20, 60), [(500.0, 200.0, 20)], ALLOWED)
 
         assert many.log_sd < few.log_sd
-        assert many.log_mean == pytest.approx(math.log(0.1 * 20 / 500 * 0.5), abs=0.05)
-        assert long.log_mean == pytest.approx(many.log_mean + math.log(3), abs=0.01)
+        assert many.growths[0].log_mean == pytest.approx(math.log(0.1 * 20 / 500 * 0.5), abs=0.05)
+        tripled = many.growths[0].log_mean + math.log(3)
+        assert long.growths[0].log_mean == pytest.approx(tripled, abs=0.01)
+
+    def test_quiet_load_at_lower_rates_shows_that_spikes_come_with_the_load(self) -> None:
+        seen = [(Spike(float(i), i + 0.1, 20), 800.0, 0.7) for i in range(8)]
+        busy = (800.0, 20.0, 8)
+
+        by_load = spike_share(seen, [busy, (400.0, 30.0, 0)], ALLOWED)
+        by_clock = spike_share(
+            [*seen, *((Spike(30.0 + i, 30.1 + i, 10), 400.0, 0.4) for i in range(6))],
+            [busy, (400.0, 30.0, 6)],
+            ALLOWED,
+        )
+
+        assert by_load.growths[0].weight < 0.1
+        assert by_clock.growths[0].weight > 0.95
 
     def test_what_was_not_seen_for_long_is_less_likely_to_be_there(self) -> None:
-        short, long = spike_share([], 5, ALLOWED), spike_share([], 120, ALLOWED)
+        short, long = (spike_share([], [(100.0, seconds, 0)], ALLOWED) for seconds in (5.0, 120.0))
 
         assert 0.6 < short.absent < long.absent < 1
 

@@ -153,7 +153,7 @@ def measurement_row(measured: Measured) -> Measurement:
             }
             for reply in measured.preflight
         ],
-        "notes": list(measured.health.notes),
+        "notes": [*measured.health.notes, *(result.remarks if result else ())],
     }
 
 

@@ -131,4 +131,5 @@ def _spikes(windows: Sequence[Window], bound: Bound, saturation: Saturation | No
         for window in windows
         for spike in window.spikes(bound)
     ]
-    return spike_share(seen, sum(window.evidence.seconds for window in windows), bound.allowed_share)
+    played = [(window.rate_qps, window.evidence.seconds, len(window.spikes(bound))) for window in windows]
+    return spike_share(seen, played, bound.allowed_share)

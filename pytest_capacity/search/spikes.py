@@ -28,6 +28,9 @@ PAUSING, PAUSE_EVERY_S = 1 / 3, 17.0
 HIDDEN_SHARE, HIDDEN_SPREAD = 0.5, 0.6
 """The part of the allowed share that spikes of such a server take at the rate in question, and its spread."""
 
+POWERS = ((0.0, 0.95), (12.0, 0.05))
+"""With which power of the rate spikes may come more often, and how likely each is beforehand."""
+
 
 @dataclass(frozen=True)
 class Spike:
@@ -39,19 +42,30 @@ class Spike:
 
 
 @dataclass(frozen=True)
+class Growth:
+    """One way in which spikes may depend on the rate: how often they come grows with its ``power``."""
+
+    power: float
+    weight: float
+    log_mean: float
+
+
+@dataclass(frozen=True)
 class SpikeShare:
-    """What spikes make late on an idle server, as a share of time: a lognormal belief.
+    """What spikes make late on an idle server, as a share of time: lognormal beliefs.
 
     A server under load takes 1 / (1 - its load) times as long to recover; what spikes that were never seen
-    may do is not known in such detail: their share is that at the rate in question. ``absent`` is the
-    probability that there are none at all; ``count`` were seen in ``seconds``.
+    may do is not known in such detail: their share is that at the rate in question. ``growths`` hold the
+    share at the rate whose logarithm is ``log_rate``; ``absent`` is the probability that there are none at
+    all; ``count`` were seen in ``seconds``.
     """
 
-    log_mean: float
+    growths: tuple[Growth, ...]
     log_sd: float
     absent: float = 0.0
     count: int = 0
     seconds: float = 0.0
+    log_rate: float = 0.0
 
 
 def find_spikes(intended_s: Floats, latency_s: Floats, limit_s: float) -> list[Spike]:
@@ -98,22 +112,36 @@ def outside(
 
 
 def spike_share(
-    seen: Sequence[tuple[Spike, float, float]], seconds: float, allowed_share: float
+    seen: Sequence[tuple[Spike, float, float]],
+    windows: Sequence[tuple[float, float, int]],
+    allowed_share: float,
 ) -> SpikeShare:
-    """What the spikes seen in so many seconds of load say.
+    """What the spikes seen say, beside the load in which none was.
 
-    Each comes with the rate offered then and the server's load, 0 to 1. Their number is Poisson, so that its
-    logarithm is known to one over the root of the number; lengths vary little beside that.
+    Each spike comes with the rate offered then and the server's load, 0 to 1; each window with its rate, its
+    seconds and its number of spikes. The number is Poisson, so that its logarithm is known to one over the
+    root of the number; lengths vary little beside that. Windows at low rates tell whether spikes come by the
+    clock, as garbage collections do, or with the load.
     """
+    seconds = sum(window[1] for window in windows)
     if not seen or seconds <= 0:
         unseen = PAUSING * math.exp(-seconds / PAUSE_EVERY_S)
-        hidden = math.log(HIDDEN_SHARE * allowed_share)
-        absent = (1 - PAUSING) / (1 - PAUSING + unseen)
-        return SpikeShare(hidden, HIDDEN_SPREAD, absent, 0, seconds)
+        hidden = Growth(0.0, 1.0, math.log(HIDDEN_SHARE * allowed_share))
+        return SpikeShare((hidden,), HIDDEN_SPREAD, (1 - PAUSING) / (1 - PAUSING + unseen), 0, seconds)
     lengths = np.array([spike.late / rate * (1 - min(load, 0.95)) for spike, rate, load in seen])
     count = len(seen)
     variation = float(lengths.var() / lengths.mean() ** 2) if count > 1 else 0.5
     log_sd = math.sqrt((1 + variation) / count)
-    # The mean of a lognormal is above its median, and the number seen is what is expected on average.
-    log_mean = math.log(float(lengths.sum()) / seconds) - log_sd**2 / 4
-    return SpikeShare(log_mean, log_sd, 0.0, count, seconds)
+    log_rate = float(np.mean([math.log(rate) for _, rate, _ in seen]))
+    distance = np.array([math.log(rate) - log_rate for rate, _, _ in windows])
+    lasted, numbers = (np.array([window[part] for window in windows], dtype=float) for part in (1, 2))
+    known = []
+    for power, prior in POWERS:
+        exposure = float((lasted * np.exp(power * distance)).sum())
+        likelihood = float((numbers * power * distance).sum()) - count * math.log(exposure / seconds)
+        # The mean of a lognormal is above its median, and the number seen is what is expected on average.
+        mean = math.log(float(lengths.sum()) / exposure) - log_sd**2 / 4
+        known.append(Growth(power, prior * math.exp(min(likelihood, 50.0)), mean))
+    total = sum(growth.weight for growth in known)
+    growths = tuple(Growth(growth.power, growth.weight / total, growth.log_mean) for growth in known)
+    return SpikeShare(growths, log_sd, 0.0, count, seconds, log_rate)

@@ -47,7 +47,8 @@ class SustainResult:
 
     ``bad_share`` and its limits belong to the binding bound; ``bounds`` holds all. ``load_s`` counts every
     second of load with warm-up, ``requests`` every request sent; ``evidence_s`` and ``evidence_requests``
-    what was judged. ``verdict`` is None while the measurement has not ended.
+    what was judged. ``remarks`` say what was not to be seen; ``verdict`` is None while the measurement has not
+    ended.
     """
 
     verdict: Verdict | None
@@ -63,6 +64,7 @@ class SustainResult:
     requests: int
     evidence_requests: int
     extended: bool
+    remarks: tuple[str, ...] = ()
 
     @property
     def breached(self) -> tuple[BoundEvidence, ...]:
@@ -185,7 +187,15 @@ class Sustain:
             requests=sum(self._sent.values()),
             evidence_requests=worst.total,
             extended=self._extended,
+            remarks=self._unseen(),
         )
+
+    def _unseen(self) -> tuple[str, ...]:
+        """What a pass could not see: by the rule of three, none in t seconds excludes more than 3 / t."""
+        seconds = self._measured.seconds
+        if self._verdict is not Verdict.PASS or seconds <= 0 or any(judged.bad for judged in self._bounds):
+            return ()
+        return (f"no spike in {seconds:.0f} s: that excludes only more than {180 / seconds:.2g} a minute",)
 
     def _is_warm(self) -> bool:
         """Whether the last two blocks' median latency equals that of the two before."""

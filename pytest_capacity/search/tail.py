@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -102,6 +102,40 @@ class _Data:
     own_effect: Floats
 
 
+@dataclass(frozen=True)
+class _Parts:
+    """Of each draw what uses up the allowed share, as parts of it: the queue, the floor and spikes.
+
+    ``load`` and ``spikes`` (those of an idle server) are at the queue's own capacity, where x = 0.
+    """
+
+    slope: Floats
+    load: Floats
+    floor: Floats
+    spikes: Floats
+    power: Floats
+
+    def use(self, x: Floats) -> Floats:
+        """How many times the allowed share is used at so many logarithmic units above that capacity."""
+        spikes = (
+            self.spikes
+            * np.exp(self.power * np.minimum(x, 1))
+            / (1 - np.minimum(self.load * np.exp(x), 0.98))
+        )
+        used: Floats = np.exp(np.clip(self.slope * x, -50, 50)) + self.floor + spikes
+        return used
+
+    def solve(self) -> Floats:
+        """Where all is used up: by bisection, since every part grows with the rate."""
+        low, high = np.full_like(self.slope, -_FURTHEST_BELOW), np.zeros_like(self.slope)
+        for _ in range(24):
+            x = (low + high) / 2
+            over = self.use(x) > 1
+            low, high = np.where(over, low, x), np.where(over, x, high)
+        result: Floats = (low + high) / 2
+        return result
+
+
 class TailPosterior:
     """The posterior of one latency bound's capacity.
 
@@ -118,7 +152,9 @@ class TailPosterior:
         normal = rng.normal(size=(_DRAWS // 2, len(_NAMES)))
         chi = rng.chisquare(_FREEDOM, _DRAWS // 2)
         self._normal = np.concatenate([normal, -normal])
-        self._spike_rank = rng.permutation((np.arange(_DRAWS) + 0.5) / _DRAWS)
+        self._spike_rank, self._growth_rank = (
+            rng.permutation((np.arange(_DRAWS) + 0.5) / _DRAWS) for _ in range(2)
+        )
         self._scale = np.sqrt(_FREEDOM / np.concatenate([chi, chi]))
         self._mode: Floats | None = None
         self._draws: Floats = np.zeros((1, len(_NAMES)))
@@ -127,7 +163,7 @@ class TailPosterior:
         self._weight: Floats = np.ones(1)
         self._effect: Floats = np.ones((1, len(LEVELS)))
         self._calm: Floats = np.zeros(1)
-        self._spikes = spike_share([], 0.0, allowed_share)
+        self._spikes = spike_share([], [], allowed_share)
         self._saturation: Saturation | None = None
         self._saturation_sd = 1.0
 
@@ -139,7 +175,7 @@ class TailPosterior:
     ) -> None:
         """Replace the evidence; needs a window or a saturation."""
         self._saturation = saturation
-        self._spikes = spikes or spike_share([], 0.0, self._allowed)
+        self._spikes = spikes or spike_share([], [], self._allowed)
         data = _Data(
             np.log([w.rate_qps for w in windows]) if windows else np.empty(0),
             np.array([float(w.total) for w in windows]),
@@ -183,10 +219,9 @@ class TailPosterior:
 
     def share_quantile(self, rate_qps: float, probability: float) -> float:
         """A quantile of the share of late requests at a rate, spikes and the floor included."""
-        slope, load, floor, spikes = self._parts()
+        parts = self._parts()
         x = math.log(rate_qps) - self._draws[:, 0]
-        busy = np.minimum(load * np.exp(x), 0.98)
-        share = self._allowed * (np.exp(np.clip(slope * x, -50, 50)) + floor + spikes / (1 - busy))
+        share = self._allowed * parts.use(np.minimum(x, -np.log(parts.load + 1e-9) - 0.02))
         return min(1.0, _weighted_quantile(share, self._weight, probability))
 
     def share_at(self, rate_qps: float) -> float:
@@ -197,44 +232,35 @@ class TailPosterior:
     def _lower(self) -> None:
         """What spikes and the floor leave of the queue's own capacity, for each draw.
 
-        The capacity solves queue + floor + spikes / (1 - load) = allowed share, below the queue's own.
+        The capacity is where queue, floor and spikes together use the allowed share, below the queue's own.
         """
-        slope, load, floor, spikes = self._parts()
-        calm = self._solve(slope, load, floor, np.zeros_like(spikes))
-        x = self._solve(slope, load, floor, spikes)
-        self._calm = self._draws[:, 0] + calm
+        parts = self._parts()
+        x = parts.solve()
+        self._calm = self._draws[:, 0] + replace(parts, spikes=np.zeros_like(x)).solve()
         self._capacity = self._draws[:, 0] + x
-        busy = load * np.exp(x)
-        rise = slope * np.exp(slope * x) + spikes * busy / (1 - busy) ** 2
+        rise = (parts.use(x + 0.01) - parts.use(x - 0.01)) / 0.02
         self._condition = 1 / np.maximum(rise, 1e-3)
 
-    def _parts(self) -> tuple[Floats, Floats, Floats, Floats]:
-        """Of each draw: the slope, the load at the queue's own capacity, the floor and the spikes' share.
-
-        Floor and spikes are parts of the allowed share, spikes those of an idle server.
-        """
+    def _parts(self) -> _Parts:
+        """What uses up the allowed share, for each draw."""
         decay, decay_slope = self._decay_of(self._draws)
-        load = (
-            np.clip(np.exp(-decay / decay_slope), 0.05, 0.98) if self._spikes.count else np.zeros_like(decay)
-        )
-        floor = np.minimum(np.exp(self._draws[:, 5]), _MOST_FLOOR)
         belief = self._spikes
-        rank = (self._spike_rank - belief.absent) / max(1 - belief.absent, 1e-9)
-        drawn = np.exp(belief.log_mean + belief.log_sd * np.interp(rank, _NORMAL_RANK, _NORMAL))
-        spikes = np.where(rank > 0, drawn, 0.0) / self._allowed
+        load = np.clip(np.exp(-decay / decay_slope), 0.05, 0.98) if belief.count else np.zeros_like(decay)
+        count = len(load)
         # Before the first evidence there is one draw only.
-        return np.exp(self._draws[:, 1]), load, floor, spikes[: len(load)]
-
-    @staticmethod
-    def _solve(slope: Floats, load: Floats, floor: Floats, spikes: Floats) -> Floats:
-        """By bisection, since every term grows with the rate; the lowest rate where none is left."""
-        low, high = np.full_like(slope, -_FURTHEST_BELOW), np.zeros_like(slope)
-        for _ in range(24):
-            x = (low + high) / 2
-            over = np.exp(slope * x) + floor + spikes / (1 - load * np.exp(x)) > 1
-            low, high = np.where(over, low, x), np.where(over, x, high)
-        result: Floats = (low + high) / 2
-        return result
+        which = np.searchsorted(np.cumsum([g.weight for g in belief.growths])[:-1], self._growth_rank[:count])
+        log_mean = np.array([growth.log_mean for growth in belief.growths])[which]
+        power = np.array([growth.power for growth in belief.growths])[which]
+        rank = (self._spike_rank[:count] - belief.absent) / max(1 - belief.absent, 1e-9)
+        drawn = np.exp(log_mean + belief.log_sd * np.interp(rank, _NORMAL_RANK, _NORMAL))
+        away = np.clip(power * (self._draws[:, 0] - belief.log_rate), -50, 5)
+        return _Parts(
+            slope=np.exp(self._draws[:, 1]),
+            load=load,
+            floor=np.minimum(np.exp(self._draws[:, 5]), _MOST_FLOOR),
+            spikes=np.where(rank > 0, drawn, 0.0) / self._allowed * np.exp(away),
+            power=power,
+        )
 
     def _decay_of(self, points: Floats) -> tuple[Floats, Floats]:
         """The tail's decay at the capacity and its slope."""

@@ -47,7 +47,9 @@ def _judge(evidence: Evidence, counted: BoundEvidence, plausible: BoundEvidence,
     posterior = TailPosterior(bound.allowed_share, limit_s, far=ANYWHERE)
     counts = LevelCounts(qps, len(kept), tuple(int((kept > level * limit_s).sum()) for level in LEVELS))
     seen = [(spike, qps, UNKNOWN_LOAD) for spike in spikes]
-    posterior.take([counts], None, spike_share(seen, evidence.seconds, bound.allowed_share))
+    posterior.take(
+        [counts], None, spike_share(seen, [(qps, evidence.seconds, len(spikes))], bound.allowed_share)
+    )
     low = posterior.share_quantile(qps, FAIL_ALPHA)
     high = posterior.share_quantile(qps, 1 - PASS_ALPHA)
     if float((latency > NO_QUEUE * limit_s).mean()) <= NO_QUEUE_SHARE * bound.allowed_share:
