@@ -47,8 +47,8 @@ class SustainResult:
 
     ``bad_share`` and its limits belong to the binding bound; ``bounds`` holds all. ``load_s`` counts every
     second of load with warm-up, ``requests`` every request sent; ``evidence_s`` and ``evidence_requests``
-    what was judged. ``remarks`` say what was not to be seen; ``verdict`` is None while the measurement has not
-    ended.
+    what was judged. ``remarks`` say what was not to be seen; ``verdict`` is None while the measurement
+    has not ended.
     """
 
     verdict: Verdict | None
