@@ -159,9 +159,11 @@ class TestSpikes:
         long = spike_share(seen(20, 60), [(500.0, 200.0, 20)], ALLOWED)
 
         assert many.log_sd < few.log_sd
-        assert many.growths[0].log_mean == pytest.approx(math.log(0.1 * 20 / 500 * 0.5), abs=0.05)
-        tripled = many.growths[0].log_mean + math.log(3)
-        assert long.growths[0].log_mean == pytest.approx(tripled, abs=0.01)
+        # Twenty of them are believed nearly as they were seen, a little drawn to what spikes usually take.
+        assert many.growths[0].log_mean == pytest.approx(math.log(0.1 * 20 / 500 * 0.5), abs=0.2)
+        assert (
+            many.growths[0].log_mean + 0.9 < long.growths[0].log_mean < many.growths[0].log_mean + math.log(3)
+        )
 
     def test_quiet_load_at_lower_rates_shows_that_spikes_come_with_the_load(self) -> None:
         seen = [(Spike(float(i), i + 0.1, 20), 800.0, 0.7) for i in range(8)]

@@ -28,6 +28,8 @@ PAUSING, PAUSE_EVERY_S = 1 / 3, 17.0
 HIDDEN_SHARE, HIDDEN_SPREAD = 0.5, 0.6
 """The part of the allowed share that spikes of such a server take at the rate in question, and its spread."""
 
+USUAL_SHARE, USUAL_SPREAD = 0.1, 1.0
+"""What spikes take of the allowed share on an idle server, where there are any, and its logarithmic spread."""
 POWERS = ((0.0, 0.95), (12.0, 0.05))
 """With which power of the rate spikes may come more often, and how likely each is beforehand."""
 
@@ -141,7 +143,10 @@ def spike_share(
         likelihood = float((numbers * power * distance).sum()) - count * math.log(exposure / seconds)
         # The mean of a lognormal is above its median, and the number seen is what is expected on average.
         mean = math.log(float(lengths.sum()) / exposure) - log_sd**2 / 4
+        usual = math.log(USUAL_SHARE * allowed_share)
+        mean = (mean / log_sd**2 + usual / USUAL_SPREAD**2) / (1 / log_sd**2 + 1 / USUAL_SPREAD**2)
         known.append(Growth(power, prior * math.exp(min(likelihood, 50.0)), mean))
     total = sum(growth.weight for growth in known)
     growths = tuple(Growth(growth.power, growth.weight / total, growth.log_mean) for growth in known)
-    return SpikeShare(growths, log_sd, 0.0, count, seconds, log_rate)
+    spread = 1 / math.sqrt(1 / log_sd**2 + 1 / USUAL_SPREAD**2)
+    return SpikeShare(growths, spread, 0.0, count, seconds, log_rate)
