@@ -30,6 +30,7 @@ SURE = 0.75
 
 START_SHARE = 0.5
 """The first open-loop rate is this share of the throughput in the closed loop."""
+RAMP_SHARE = 0.85
 LEAST_QPS = 0.5
 LEAST_SHARE = 0.15
 """No rate below this share of the closed loop's throughput is asked at."""
@@ -205,8 +206,15 @@ class CapacitySearch:
             if self._saturation is not None and self._evidence():
                 self._update()
                 return True
-            rate = min(self._max_qps, rate * _step(self._pressure(window), use))
+            rate = min(self._max_qps, self._below_saturation(rate * _step(self._pressure(window), use)))
         return True
+
+    def _below_saturation(self, rate: float) -> float:
+        """No step of the ramp leads to where the server is known to saturate."""
+        warm_up = self._warm_up
+        if warm_up is None or warm_up.saturation is None:
+            return rate
+        return min(rate, RAMP_SHARE * warm_up.saturation.qps)
 
     def _fails_at_min(self, rate: float) -> Generator[Probe, Observation, bool]:
         """Look again at the lowest rate allowed: what fails twice there is unattainable."""

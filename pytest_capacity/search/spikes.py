@@ -29,7 +29,7 @@ HIDDEN_SHARE, HIDDEN_SPREAD = 0.5, 0.6
 """The part of the allowed share that spikes of such a server take at the rate in question, and its spread."""
 
 USUAL_SHARE, USUAL_SPREAD = 0.1, 1.0
-"""What spikes take of the allowed share on an idle server, where there are any, and its logarithmic spread."""
+"""What spikes, where there are any, take of the allowed share on an idle server; its logarithmic spread."""
 POWERS = ((0.0, 0.95), (12.0, 0.05))
 """With which power of the rate spikes may come more often, and how likely each is beforehand."""
 
@@ -95,7 +95,9 @@ def _is_spike(
     start_s, end_s = float(intended_s[part[0]]), float(intended_s[part[-1]])
     first = int(np.searchsorted(intended_s, start_s - limit_s))
     before = latency_s[first : part[0]]
-    if end_s - start_s > LONGEST_S or not len(before):
+    # One that has not ended by the last request may be a queue that will never end.
+    unended = end_s + limit_s > float(intended_s[-1])
+    if unended or end_s - start_s > LONGEST_S or not len(before):
         return False
     built_up = float(np.median(before)) > min(BUILD_UP * usual_s, QUIET * limit_s)
     # The first half of the late ones come one after the other: all who arrive in a pause have to wait.
