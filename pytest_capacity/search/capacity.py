@@ -26,7 +26,7 @@ from pytest_capacity.stats.intervals import share_limits
 
 ILL_CONDITIONED = 0.15
 """Above this condition number a tenth more allowed lateness moves the capacity by more than 1.5 %."""
-SURE = 0.75
+SURE = 0.6
 
 START_SHARE = 0.5
 """The first open-loop rate is this share of the throughput in the closed loop."""
