@@ -135,8 +135,8 @@ def test_the_sdist_holds_the_source_and_no_junk(built: Built) -> None:
         names = {name.partition("/")[2] for name in sdist.getnames()}
 
     documents = {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml", "tox.ini"}
-    assert built.files(PACKAGE, "tests", "examples") | documents <= names
-    assert names - built.files(PACKAGE, "tests", "examples") - documents <= {"PKG-INFO", ".gitignore"}
+    assert built.files(PACKAGE, "tests", "benchmarks", "examples") | documents <= names
+    assert names - built.files(PACKAGE, "tests", "benchmarks", "examples") - documents <= {"PKG-INFO", ".gitignore"}
 
 
 def test_the_wheel_is_what_is_imported_where_it_is_installed(installed: Path, tmp_path: Path) -> None:
