@@ -136,7 +136,10 @@ def test_the_sdist_holds_the_source_and_no_junk(built: Built) -> None:
 
     documents = {"README.md", "CHANGELOG.md", "LICENSE", "Makefile", "pyproject.toml", "tox.ini"}
     assert built.files(PACKAGE, "tests", "benchmarks", "examples") | documents <= names
-    assert names - built.files(PACKAGE, "tests", "benchmarks", "examples") - documents <= {"PKG-INFO", ".gitignore"}
+    assert names - built.files(PACKAGE, "tests", "benchmarks", "examples") - documents <= {
+        "PKG-INFO",
+        ".gitignore",
+    }
 
 
 def test_the_wheel_is_what_is_imported_where_it_is_installed(installed: Path, tmp_path: Path) -> None:
