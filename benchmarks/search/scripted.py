@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
@@ -102,7 +103,7 @@ def lost(trial: Trial) -> bool:
     return trial.bad > max(1.0, 1.1 * ALLOWED * planned)
 
 
-class Scripted:
+class Scripted(ABC):
     """A controller whose ``script`` plays trials in turn until it ends or the budget is spent.
 
     What it knows stands in ``low_qps``, ``high_qps`` and ``estimate_qps`` at any time, so that a spent budget
@@ -121,9 +122,9 @@ class Scripted:
         self._probe: Probe | None = None
         self._begun = False
 
+    @abstractmethod
     def script(self) -> Script:
         """The trials in their order."""
-        raise NotImplementedError
 
     def answer(self) -> tuple[float | None, float | None, float | None]:
         """Estimate, low and high: the geometric middle of the bracket where there is nothing better."""
