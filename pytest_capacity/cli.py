@@ -1,4 +1,4 @@
-"""The shell's door: ``pytest-capacity search URL --p99-ms 50``, ``sustain`` and ``simulate``.
+"""The shell's door: ``pytest-capacity search URL --p99-ms 50``, ``sustain`` and the other commands.
 
 Exit codes: 0 pass or measured, 1 fail or unattainable, 2 usage, 3 inconclusive or not converged,
 130 interrupted.
@@ -37,15 +37,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("pytest-capacity: measuring works on Linux and macOS only", file=sys.stderr)
         return USAGE
     try:
-        if options.command == "simulate":
-            return simulate(options, sys.stdout)
-        return measure(options, sys.stdout, sys.stderr)
+        return run(options, sys.stdout, sys.stderr)
     except (CapacityUsageError, TypeError, ValueError, OSError) as error:
-        print(f"pytest-capacity: {error}", file=sys.stderr)
+        from pytest_capacity.results.redact import redact_text  # noqa: PLC0415 - --help needs none of it
+
+        print(f"pytest-capacity: {redact_text(str(error))}", file=sys.stderr)
         return USAGE
     except KeyboardInterrupt:
         print("pytest-capacity: interrupted; the load has stopped", file=sys.stderr)
         return INTERRUPTED
+
+
+def run(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
+    """Run the command that the options name; raises what ``main`` turns into words."""
+    if options.command == "simulate":
+        return simulate(options, out)
+    if options.command == "selftest":
+        return selftest(options, out)
+    return measure(options, out, err)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -81,8 +90,25 @@ def make_parser() -> argparse.ArgumentParser:
         add_target_options(command)
         add_slo_options(command)
         add_run_options(command)
+    add_selftest_command(commands)
     add_simulate_command(commands)
     return parser
+
+
+def add_selftest_command(commands: Any) -> None:
+    """The command that measures the load generator itself."""
+    from pytest_capacity.load.selftest_options import add_options  # noqa: PLC0415 - as the commands' others
+
+    command = commands.add_parser(
+        "selftest",
+        help="how fast, and how punctually, can this machine send?",
+        description="Measure the load generator: its ceiling in a closed loop, what a request costs, and how "
+        "late requests leave at several rates, at a server of its own or at a URL. Exit code: 0, 2 usage.",
+    )
+    add_options(command)
+    add_target_options(command, url="--url")
+    add_engine_options(command)
+    command.add_argument("--json", action="store_true", help="print one JSON document, and nothing else")
 
 
 def add_simulate_command(commands: Any) -> None:
@@ -111,10 +137,10 @@ def add_simulate_command(commands: Any) -> None:
     group.add_argument("--json", action="store_true", help="print one JSON document, and nothing else")
 
 
-def add_target_options(command: argparse.ArgumentParser) -> None:
-    """What to send, and where."""
+def add_target_options(command: argparse.ArgumentParser, url: str = "url") -> None:
+    """What to send, and where; ``url`` is the argument's name."""
     group = command.add_argument_group("target")
-    group.add_argument("url", metavar="URL")
+    group.add_argument(url, metavar="URL")
     group.add_argument("--method", help="GET, or POST where there is a body")
     body = group.add_mutually_exclusive_group()
     body.add_argument("--json-body", metavar="FILE", type=Path, help="a JSON document to send")
@@ -149,6 +175,7 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--arrivals", choices=("poisson", "constant"), default="poisson")
     group.add_argument("--max-in-flight", type=int, metavar="N", help="bound on requests in flight")
+    add_engine_options(group)
     group.add_argument("--seed", type=int, help="seed of arrivals (a fresh one)")
     group.add_argument(
         "--dir", type=Path, default=Path(".capacity"), help="where the record goes (.capacity)"
@@ -156,6 +183,26 @@ def add_run_options(command: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--json", action="store_true", help="print the record, and nothing else, on standard output"
     )
+
+
+def add_engine_options(group: Any) -> None:
+    """What sends the load."""
+    group.add_argument("--engine", choices=("fast", "aiohttp"), default="fast", help="what sends (fast)")
+    group.add_argument("--workers", type=int, metavar="N", help="sending processes (as the rate asks for)")
+
+
+def selftest(options: argparse.Namespace, out: TextIO) -> int:
+    """Measure the load generator, and print the answer.
+
+    Raises CapacityUsageError, TypeError, ValueError or OSError for what cannot be loaded.
+    """
+    from pytest_capacity.load.selftest import check_extent, in_words, measure_target, rates_from  # noqa: PLC0415
+
+    rates = rates_from(options.rates)
+    check_extent(options.seconds, rates)
+    answer = measure_target(options, rates, make_target)
+    print(json.dumps(answer, indent=1) if options.json else "\n".join(in_words(answer)), file=out)
+    return 0
 
 
 def simulate(options: argparse.Namespace, out: TextIO) -> int:
@@ -204,13 +251,13 @@ def measure(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
 
 def make_conditions(options: argparse.Namespace, progress: ProgressPrinter) -> Conditions:
     """How to measure, from the options."""
-    from pytest_capacity.load.aiohttp_engine import AiohttpEngine  # noqa: PLC0415 - --help needs none of it
+    from pytest_capacity.load.engines import engine_named  # noqa: PLC0415 - --help needs none of it
     from pytest_capacity.measurement import Conditions  # noqa: PLC0415
 
     if options.max_in_flight is not None and options.max_in_flight < 1:
         raise ValueError(f"max_in_flight={options.max_in_flight} must be at least 1")
     return Conditions(
-        engine=AiohttpEngine(),
+        engine=engine_named(options.engine, options.workers),
         seed=secrets.randbits(31) if options.seed is None else options.seed,
         allow_hosts=tuple(options.allow_host),
         arrivals=options.arrivals,

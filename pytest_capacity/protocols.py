@@ -19,6 +19,7 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 Outcomes: TypeAlias = npt.NDArray[np.uint8]
+Stream: TypeAlias = Literal["", "chunks", "events"]
 
 
 class Outcome(IntEnum):
@@ -90,6 +91,9 @@ class Judge:
     function: str
     settings: Mapping[str, Json] = field(default_factory=dict)
     check: Callable[[Reply], object] | str | None = None
+    by_status: bool = False
+    """A good judgement depends on nothing but the status and whether there is a body: replies that agree in
+    both need to be judged once."""
 
     def load(self) -> Callable[[Reply], Judgement]:
         """Import the function and bind its settings.
@@ -116,13 +120,22 @@ def import_by_name(name: str) -> Callable[..., Any]:
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where requests go. ``addresses`` are the resolved ones that were checked; no other is connected to."""
+    """Where requests go. ``addresses`` are the resolved ones that were checked; no other is connected to.
+
+    With ``unix_path`` the connection is made to that socket, and host and port are only what the request
+    names. ``ca_file`` holds the certificates to trust in place of the system's, ``cert_file`` and
+    ``key_file`` the client's own, all in PEM.
+    """
 
     scheme: Literal["http", "https"]
     host: str
     port: int
     addresses: tuple[str, ...] = ()
     verify_tls: bool = True
+    unix_path: str | None = None
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +152,7 @@ class Encoded:
     timeout_s: float
     refresh_headers: Callable[[], Mapping[str, str]] | None = None
     refresh_every_s: float = 60.0
+    stream: Stream = ""
 
     @property
     def operations(self) -> tuple[str, ...]:
@@ -202,7 +216,13 @@ class Health:
     """How well the generator did its work in the present probe, in seconds and counts.
 
     Lateness is sent minus intended time. ``not_sent`` counts hits of the bound on requests in flight.
-    ``loop_stall_s`` is the longest time the sending loop stood still. ``notes`` are troubles in words.
+    ``late_share`` is the share of requests sent later than a tenth of the largest bound.
+    ``loop_stall_s`` is the longest time the sending loop stood still. ``connection_waits`` counts requests
+    that had to wait for a connection. ``cpu_s`` is the generator's own over ``wall_s``, ``spin_s`` the part
+    of it spent waiting for the moment to send. ``throttled_s`` is how long the container's quota held its
+    processes back, ``steal_share`` and ``foreign_share`` the cores' time that the hypervisor and processes
+    of neither the generator nor the server took. ``workers`` is the number of sending processes, 0 where the
+    load leaves from this one. ``notes`` are troubles in words.
     """
 
     late_p50_s: float = 0.0
@@ -215,6 +235,13 @@ class Health:
     wall_s: float = 0.0
     gc_collections: int = 0
     notes: tuple[str, ...] = ()
+    connection_waits: int = 0
+    late_share: float = 0.0
+    spin_s: float = 0.0
+    throttled_s: float = 0.0
+    steal_share: float = 0.0
+    foreign_share: float = 0.0
+    workers: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,8 +306,11 @@ class Engine(Protocol):
 
     name: str
 
-    def open(self, encoded: Encoded, *, max_in_flight: int) -> LoadSession:
-        """Start the engine. ``max_in_flight`` bounds the requests in flight; a row over it is NOT_SENT."""
+    def open(self, encoded: Encoded, *, max_in_flight: int, most_qps: float | None = None) -> LoadSession:
+        """Start the engine. ``max_in_flight`` bounds the requests in flight; a row over it is NOT_SENT.
+
+        ``most_qps`` is the highest rate to come, where that is known.
+        """
         ...
 
 

@@ -229,7 +229,7 @@ def _check_order(latency: list[Bound]) -> None:
 
 
 def _did_you_mean(name: str) -> str:
-    digits = re.fullmatch(r"p(\d{2})(\d+)(_ms)?", name)
+    digits = re.fullmatch(r"p(\d{2})(\d*[1-9])(_ms)?", name)
     if digits:
         return f"; did you mean 'p{digits[1]}_{digits[2]}_ms'?"
     bare = re.fullmatch(r"p(\d{1,2}(?:_\d+)?)(?:ms|_s)?", name)

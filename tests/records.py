@@ -91,6 +91,13 @@ def generator(late_p99_ms: float | None = 0.1, notes: tuple[str, ...] = ()) -> G
         "cpu_s": 3.1,
         "wall_s": 21.3,
         "gc_collections": 0,
+        "workers": 1,
+        "connection_waits": 0,
+        "late_share": 0.0,
+        "spin_s": 0.5,
+        "throttled_s": 0.0,
+        "steal_share": 0.0,
+        "foreign_share": 0.0,
         "notes": list(notes),
     }
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import random
 import socket
 import ssl
 import struct
+import subprocess
 import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 FASTAPI_422 = json.dumps(
@@ -73,6 +76,7 @@ class Server:
 
     behave: Behaviour
     tls: ssl.SSLContext | None = None
+    unix_path: str | None = None
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
     open_now: int = 0
@@ -140,10 +144,13 @@ class Server:
         self._gate = asyncio.Event()
         self._open: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
-        self._listener = await asyncio.start_server(
-            self._accept, "127.0.0.1", 0, ssl=self.tls, backlog=4096, limit=2**22
-        )
-        self.port = self._listener.sockets[0].getsockname()[1]
+        if self.unix_path is not None:
+            self._listener = await asyncio.start_unix_server(self._accept, self.unix_path, ssl=self.tls)
+        else:
+            self._listener = await asyncio.start_server(
+                self._accept, "127.0.0.1", 0, ssl=self.tls, backlog=4096, limit=2**22
+            )
+            self.port = self._listener.sockets[0].getsockname()[1]
         self._started.set()
         await self._stop.wait()
         await self._stop_listening()
@@ -310,6 +317,41 @@ def closing_silently() -> Server:
     return Server(behave)
 
 
+def closing_at_random(seed: int = 1) -> Server:
+    """Closes about every third connection after a reply, without having said it would."""
+    rng = random.Random(seed)
+
+    async def behave(_: Server, connection: Connection, __: Received) -> bool:
+        await connection.reply()
+        return rng.random() > 1 / 3
+
+    return Server(behave)
+
+
+def trickling() -> Server:
+    """Promises a reply and sends one byte of it a second."""
+
+    async def behave(server: Server, connection: Connection, _: Received) -> bool:
+        await connection.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n")
+        with contextlib.suppress(asyncio.TimeoutError):
+            while True:
+                await connection.write(b"x")
+                await asyncio.wait_for(asyncio.shield(server._stop.wait()), 1.0)
+        return False
+
+    return Server(behave)
+
+
+def writing(data: bytes, *, keep: bool = True) -> Server:
+    """Writes ``data`` in answer to each request and, unless told otherwise, keeps the connection."""
+
+    async def behave(_: Server, connection: Connection, __: Received) -> bool:
+        await connection.write(data)
+        return keep
+
+    return Server(behave)
+
+
 def gated() -> Server:
     """Holds every reply until ``release`` is called."""
 
@@ -326,6 +368,25 @@ def refusing() -> str:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{unused.getsockname()[1]}"
+
+
+@contextlib.contextmanager
+def elsewhere(*, delay_s: float = 0.0) -> Iterator[str]:
+    """The URL of a healthy server in a process of its own."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "tests.servers", str(delay_s)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=Path(__file__).parent.parent,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.stdin.close()
+            process.wait(60)
 
 
 if __name__ == "__main__":

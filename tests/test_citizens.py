@@ -162,21 +162,20 @@ class TestTimeout:
 
 @needs("pytest_cov")
 class TestCov:
+    @pytest.mark.parametrize("engine", ["fast", "aiohttp"])
     @pytest.mark.parametrize("core", ["ctrace", "pytrace"])
-    def test_the_sending_thread_is_not_traced(
-        self, project: Project, core: str, monkeypatch: pytest.MonkeyPatch
+    def test_what_sends_is_not_traced(
+        self, project: Project, core: str, engine: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """The check runs in that thread; what it sees is what the whole of the engine gets."""
+        """The check runs where the requests leave; what it sees is what the whole of the engine gets."""
         monkeypatch.setenv("COVERAGE_CORE", core)
         with servers.healthy() as server:
             project.pytester.makepyfile(
                 model="""
-import sys, threading
+import sys
 
 def check(reply):
-    if threading.current_thread() is threading.main_thread() or sys.gettrace() is not None:
-        return f"traced by {sys.gettrace()}"
-    return None
+    return None if sys.gettrace() is None else f"traced by {sys.gettrace()}"
 """,
                 test_model=f"""
 import sys
@@ -194,7 +193,12 @@ def test_rate():
 """,
             )
             result = project.pytester.runpytest_subprocess(
-                "--capacity-mode=smoke", "--cov=model", "--cov-report=term", "-W", "error"
+                "--capacity-mode=smoke",
+                f"--capacity-engine={engine}",
+                "--cov=model",
+                "--cov-report=term",
+                "-W",
+                "error",
             )
 
         result.assert_outcomes(skipped=1)
@@ -323,6 +327,8 @@ EVERY_OPTION = {
     "capacity_mode": '"report"',
     "capacity_inconclusive": '"warn"',
     "capacity_xdist": '"lock"',
+    "capacity_engine": '"aiohttp"',
+    "capacity_workers": '"1"',
     "capacity_allow_host": '["10.*", "model"]',
     "capacity_max_qps": "500.0",
     "capacity_max_requests": "1000",
@@ -355,6 +361,7 @@ def test_read(pytestconfig):
     assert read.url == "http://127.0.0.1:1"
     assert (read.directory.name, read.json_path.name) == ("kept", "all.json")
     assert (read.mode, read.inconclusive, read.xdist) == ("report", "warn", "lock")
+    assert (read.engine, read.workers) == ("aiohttp", 1)
     assert read.allow_hosts == ("10.*", "model")
     assert (read.max_qps, read.max_requests, read.max_s) == (500, 1000, 60)
 """

@@ -179,6 +179,15 @@ async def test_rate(): pass
         result.stdout.no_fnmatch_line("*Traceback*")
         result.stdout.no_fnmatch_line("*beside.py*")
 
+    def test_a_violation_in_a_call_names_the_test_s_own_line(self, project: Project) -> None:
+        project.write(servers.refusing(), f"\n@pytest.mark.asyncio\n{CALLED.replace(LONG, 'QUICK')}\n")
+
+        result = project.run("--tb=short")
+
+        result.assert_outcomes(failed=1)
+        result.stdout.fnmatch_lines(["test_model.py:*: in test_rate", "E *SLOViolation: FAIL  no reply *"])
+        result.stdout.no_fnmatch_line("*pytest_capacity/*.py:*")
+
     @pytest.mark.parametrize(
         ("body", "outcome"),
         [("pytest.skip('not today')", "skipped"), ("assert False", "failed")],
@@ -308,5 +317,46 @@ def test_after(): pass
     assert kept["verdict"] is None
     assert kept["measurements"][0]["state"] == "interrupted"
     assert kept["measurements"][0]["requests"] > 50
+    for noise in ("Task was destroyed", "never retrieved", "never awaited", "ResourceWarning"):
+        assert noise not in output
+
+
+@pytest.mark.parametrize(
+    ("name", "test"), [("asyncio", CALLED), ("asyncio", MARKED), ("anyio", CALLED), ("anyio", MARKED)]
+)
+def test_ctrl_c_during_the_preflight_of_a_hung_server_waits_for_nothing(
+    project: Project, name: str, test: str
+) -> None:
+    """A measurement that was still waited for at the end would have left no record."""
+    pytest.importorskip(name)
+    with servers.hanging() as server:
+        project.write(
+            server.url,
+            f"""
+@pytest.fixture
+def anyio_backend(): return "asyncio"
+
+@pytest.mark.{name}
+{test}
+""",
+        )
+        path = Path(project.pytester.path, "test_model.py")
+        path.write_text(path.read_text().replace("timeout_s=5", "timeout_s=600"))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"],
+            cwd=project.pytester.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        )
+        server.wait_for(1)
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+
+    assert process.returncode == pytest.ExitCode.INTERRUPTED, output
+    assert "stopped  test_rate" in output
+    kept = record(project)
+    assert [one["state"] for one in kept["measurements"]] == ["interrupted"]
     for noise in ("Task was destroyed", "never retrieved", "never awaited", "ResourceWarning"):
         assert noise not in output

@@ -96,6 +96,37 @@ def test_wrong_arguments_exit_with_2_before_any_load(
     assert server.count == 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "an SLO needs at least one bound"),
+        (["--p99-ms", "50", "--tolerance", "2"], "tolerance=2 must be a share of the capacity"),
+        (["--p99-ms", "50", "--allow", "budgt"], "allow='budgt' is none of"),
+        (["--p99-ms", "50", "--budget-s", "3"], "budget_s=3 is too short for a search: use 10 or more"),
+        (["--p99-ms", "50", "--require-qps", "90", "--max-qps", "50"], "require_qps=90 is above the highest"),
+        (["--p99-ms", "50", "--min-qps", "90", "--max-qps", "50"], "min_qps=90"),
+        (["--p99-ms", "50", "--budget-s", "nan"], "budget_s=nan"),
+    ],
+)
+def test_a_search_that_cannot_be_made_exits_with_2_before_any_load(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with servers.healthy() as server:
+        code = main(["search", server.url, *arguments])
+
+    assert code == 2
+    assert message in capsys.readouterr().err
+    assert server.count == 0
+
+
+def test_a_url_that_is_none_is_told_without_its_password(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["sustain", "user:pa55word@host/rank", *QUICK]) == 2
+
+    err = capsys.readouterr().err
+    assert "needs a scheme" in err
+    assert "pa55word" not in err
+
+
 def test_another_host_needs_permission(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sustain", "http://192.0.2.1/", *QUICK]) == 2
     assert "192.0.2.1 is not this machine" in capsys.readouterr().err

@@ -21,7 +21,7 @@ MODEL = EXAMPLE / "model" / "model.onnx"
 
 built = pytest.mark.skipif(
     not (PYTHON.exists() and MODEL.exists()),
-    reason="needs the environment and the model of examples/embedding: make demo-embedding makes both",
+    reason="needs the environment and the model of examples/embedding: make test makes both",
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,6 +249,8 @@ class TestDescription:
             "good_statuses": [200, 404],
             "check": f"{__name__}:is_scored",
             "timeout_s": 3.0,
+            "unix_socket": None,
+            "stream": None,
         }
 
     def test_drawn_payloads_are_measured_once_drawn(self) -> None:
@@ -401,3 +404,37 @@ class TestAsTarget:
     def test_a_bad_url_says_what_is_wrong_with_it(self) -> None:
         with pytest.raises(ValueError, match="needs a scheme"):
             as_target("127.0.0.1:8000")
+
+
+class TestConnection:
+    def test_paths_are_made_absolute_since_another_process_may_live_elsewhere(self) -> None:
+        target = HttpTarget(
+            "https://127.0.0.1", verify_tls="ca.pem", client_cert=("me.pem", "me.key"), unix_socket="m.sock"
+        )
+        endpoint = target.encode(np.random.default_rng(0)).endpoint
+
+        assert endpoint.verify_tls
+        assert endpoint.ca_file == str(Path("ca.pem").absolute())
+        assert endpoint.cert_file == str(Path("me.pem").absolute())
+        assert endpoint.key_file == str(Path("me.key").absolute())
+        assert endpoint.unix_path == str(Path("m.sock").absolute())
+
+    @pytest.mark.parametrize(
+        ("arguments", "error"),
+        [
+            ({"client_cert": ("a", "b", "c")}, ValueError),
+            ({"client_cert": 3}, TypeError),
+            ({"unix_socket": 3}, TypeError),
+            ({"stream": "tokens"}, ValueError),
+        ],
+    )
+    def test_what_cannot_be_meant_is_refused(self, arguments: Any, error: type[Exception]) -> None:
+        with pytest.raises(error, match=next(iter(arguments))):
+            HttpTarget("https://127.0.0.1", **arguments)
+
+    def test_a_check_makes_every_reply_be_judged(self) -> None:
+        def judge_of(**arguments: Any) -> bool:
+            return HttpTarget(URL, **arguments).encode(np.random.default_rng(0)).judge.by_status
+
+        assert judge_of()
+        assert not judge_of(check=is_scored)

@@ -22,6 +22,26 @@ def test_after():
 """
 
 
+BUSY = """
+import threading
+
+@pytest.fixture
+def busy():
+    stop = threading.Event()
+    def spin():
+        while not stop.is_set():
+            sum(range(1000))
+    threads = [threading.Thread(target=spin) for _ in range(4)]
+    for thread in threads: thread.start()
+    yield
+    stop.set()
+    for thread in threads: thread.join()
+
+@pytest.mark.capacity(qps=60, p50_ms=100, error_rate=0.3, min_s=1, budget_s=6)
+def test_rate(busy): pass
+"""
+
+
 def records(project: Project) -> list[dict[str, Any]]:
     """The records that the run left, by file name."""
     paths = sorted(Path(project.pytester.path).glob(".capacity/**/*.json"))
@@ -339,33 +359,32 @@ class TestUnderLoad:
         )
 
     def test_a_late_generator_is_inconclusive_with_the_remedy(self, project: Project) -> None:
-        """A thread that never lets go of the interpreter keeps every send waiting for milliseconds."""
-        tests = """
-import threading
-
-@pytest.fixture
-def busy():
-    stop = threading.Event()
-    def spin():
-        while not stop.is_set():
-            sum(range(1000))
-    threads = [threading.Thread(target=spin) for _ in range(4)]
-    for thread in threads: thread.start()
-    yield
-    stop.set()
-    for thread in threads: thread.join()
-
-@pytest.mark.capacity(qps=60, p50_ms=100, error_rate=0.3, min_s=1, budget_s=6)
-def test_rate(busy): pass
-"""
-        with servers.healthy() as server:
-            project.write(server.url, tests)
-            result = project.run()
+        """Threads that never let go of the interpreter keep every send from it waiting for milliseconds."""
+        with servers.elsewhere() as url:
+            project.write(url, BUSY)
+            result = project.run("--capacity-engine=aiohttp")
 
         assert result.ret == 1
         result.stdout.fnmatch_lines(
             ["INCONCLUSIVE  the load generator was late: *", "*try: a quieter machine*"]
         )
+
+    def test_what_the_tests_compute_meanwhile_does_not_reach_load_from_its_own_process(
+        self, project: Project
+    ) -> None:
+        with servers.elsewhere() as url:
+            project.write(url, BUSY)
+            project.run()
+        kept = record(project)
+        late_ms = kept["generator"]["late_p50_ms"]
+        assert kept["generator"]["workers"] == 1
+        with servers.elsewhere() as url:
+            project.write(url, BUSY)
+            project.run("--capacity-engine=aiohttp")
+        kept = record(project)
+        assert kept["generator"]["workers"] == 0
+        # The interpreter is handed over every half a millisecond, to one of four.
+        assert late_ms < kept["generator"]["late_p50_ms"]
 
     def test_what_the_budget_cannot_decide_is_inconclusive_after_one_extension(
         self, project: Project

@@ -32,9 +32,13 @@ JUNK = (
     ".hypothesis/junk",
     "pytest_capacity/__pycache__/junk.pyc",
     "tests/__pycache__/junk.pyc",
-    "examples/ranking/.venv/junk.py",
-    "examples/ranking/.capacity/junk.json",
-    "examples/ranking/model/junk.txt",
+    "benchmarks/__pycache__/junk.pyc",
+    *(
+        f"examples/{folder.name}/{junk}"
+        for folder in sorted((ROOT / "examples").iterdir())
+        if folder.is_dir()
+        for junk in (".venv/junk.py", ".capacity/junk.json", ".pytest_cache/junk", "model/junk.txt")
+    ),
 )
 """What a used checkout holds besides its source."""
 

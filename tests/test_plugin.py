@@ -75,6 +75,19 @@ def test_call(capacity): raise RuntimeError("a body ran")
             ]
         )
 
+    @pytest.mark.parametrize(
+        ("mode", "line"),
+        [("off", "*every capacity test would be skipped"), ("smoke", "*a preflight and 20 requests*")],
+    )
+    def test_a_dry_run_tells_what_the_mode_leaves_of_it(self, project: Project, mode: str, line: str) -> None:
+        project.write("http://127.0.0.1:1", TESTS)
+
+        result = project.run("--capacity-dry-run", f"--capacity-mode={mode}")
+
+        assert result.ret == 0
+        result.stdout.fnmatch_lines([line])
+        result.stdout.no_fnmatch_line("*requests, at most 60/s*")
+
     def test_parametrized_tests_are_measured_one_by_one(self, project: Project) -> None:
         with servers.healthy() as server:
             project.write(
@@ -208,6 +221,76 @@ async def test_async(capacity):
 
         result.assert_outcomes(failed=1)
         result.stdout.fnmatch_lines(["*would block the running event loop*await async_capacity.sustain*"])
+
+
+WRONG_CALLS = {
+    "capacity_search(p99_ms=50, allow='budgt')": "allow='budgt' is none of *budget, *",
+    "capacity_search(p99_ms=50, allow=3)": "allow=3 must name statuses, such as 'budget'",
+    "capacity_search(p99_ms=50, requires_qps=9)": "*'requires_qps'; did you mean 'require_qps'?",
+    "capacity_search(p99_ms=50, tolerance=2)": "tolerance=2 must be a share of the capacity *",
+    "capacity_search(p99_ms=50, require_qps=90, max_qps=50)": "require_qps=90 is above the highest rate *",
+    "capacity_search(p99_ms=50, min_qps=90, max_qps=50)": "min_qps=90 is above max_qps=50",
+    "capacity_search(p99_ms=50, budget_s=2)": "budget_s=2 is too short for a search: use 10 or more",
+    "capacity_search(p99_ms=50, budget_s=99999)": "99,999 seconds of load are over the ceiling of 3,600*",
+    "capacity_search(p100_ms=50)": "unknown argument 'p100_ms'; bounds are named like p99_ms, *",
+    "capacity_search()": "an SLO needs at least one bound, *",
+    "capacity_search(p99_ms=50, target='localhost:80')": "*did you mean 'http://localhost:80'?",
+    "capacity_search(p99_ms=50, target='http://192.0.2.1/')": "*192.0.2.1 is not this machine*",
+}
+
+
+class TestWrongCalls:
+    @pytest.mark.parametrize("colour", ["def", "async def"])
+    def test_each_says_what_is_wrong_in_the_test_s_own_line_and_sends_nothing(
+        self, project: Project, colour: str
+    ) -> None:
+        calls = list(WRONG_CALLS)
+        fixture, prefix = "capacity_search", ""
+        if colour == "async def":
+            calls = [call.replace("capacity_search(", "await async_capacity.search(") for call in calls]
+            fixture, prefix = "async_capacity", "@pytest.mark.asyncio\n"
+        tests = [f"{prefix}{colour} test_{n}({fixture}):\n    {call}\n" for n, call in enumerate(calls)]
+        with servers.healthy() as server:
+            project.write(server.url, "\n" + "\n".join(tests))
+            shown = project.run("--tb=short")
+
+        shown.assert_outcomes(failed=len(calls))
+        for call, message in zip(calls, WRONG_CALLS.values(), strict=True):
+            shown.stdout.fnmatch_lines(
+                [f"    {call}".replace("[", "[[]"), f"E   *CapacityUsageError: {message}"]
+            )
+        shown.stdout.no_fnmatch_line("*direct cause*")
+        shown.stdout.no_fnmatch_line("*pytest_capacity/*.py:*")
+        assert server.count == 0
+
+    def test_a_forgotten_await_is_no_pass(self, project: Project) -> None:
+        project.write(
+            "http://127.0.0.1:1",
+            """
+@pytest.mark.asyncio
+@pytest.mark.filterwarnings("ignore:coroutine")
+async def test_rate(async_capacity): async_capacity.sustain(QUICK)
+""",
+        )
+
+        result = project.run("-p", "no:unraisableexception")
+
+        assert result.ret == 1
+        result.stdout.fnmatch_lines(["*'async_capacity' but measured nothing with it; is an await missing?"])
+
+    @pytest.mark.parametrize(
+        "test", ["@pytest.mark.capacity(QUICK)\ndef test_rate(): pass", "def test_call(capacity): pass"]
+    )
+    def test_a_url_option_that_is_none_is_a_usage_error_without_its_password(
+        self, project: Project, test: str
+    ) -> None:
+        project.pytester.makepyfile(test_model="import pytest\n" + test.replace("QUICK", "qps=60, p50_ms=50"))
+
+        result = project.run("--capacity-url=user:pa55word@host/rank")
+
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(["*capacity_url: URL *needs a scheme*"])
+        assert "pa55word" not in str(result.stderr) + str(result.stdout)
 
 
 class TestModes:

@@ -321,7 +321,9 @@ def test_a_breach_with_an_infinite_quantile_has_none() -> None:
 
 
 def test_the_generator_s_health_is_told_in_milliseconds() -> None:
-    health = Health(0.0001, 0.002, 0.03, 4, 100, 0.5, 1.5, 20.0, 2, ("a note",))
+    health = Health(
+        0.0001, 0.002, 0.03, 4, 100, 0.5, 1.5, 20.0, 2, ("a note",), connection_waits=3, late_share=0.25
+    )
 
     row = generator_row(
         health, engine="aiohttp", arrivals="poisson", seed=1, offered_qps=200, achieved_qps=199.5
@@ -342,6 +344,13 @@ def test_the_generator_s_health_is_told_in_milliseconds() -> None:
         "cpu_s": 1.5,
         "wall_s": 20,
         "gc_collections": 2,
+        "workers": 0,
+        "connection_waits": 3,
+        "late_share": 0.25,
+        "spin_s": 0.0,
+        "throttled_s": 0.0,
+        "steal_share": 0.0,
+        "foreign_share": 0.0,
         "notes": ["a note"],
     }
 

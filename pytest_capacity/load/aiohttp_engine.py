@@ -1,46 +1,22 @@
-"""The engine on aiohttp: a sending loop in a thread of its own, and a session that commands it.
-
-The caller's thread may thus block in ``collect``, where Ctrl-C reaches it at once, while requests leave on
-time.
-"""
+"""The engine on aiohttp: one task for each request in flight."""
 
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
-import gc
-import sys
-import threading
+import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
-from pytest_capacity.load.client import HttpClient
-from pytest_capacity.load.limits import bound_by_files
-from pytest_capacity.load.pacing import request_indexes, stretch
-from pytest_capacity.load.player import Player
-from pytest_capacity.load.priority import wake_soon
-from pytest_capacity.load.refresh import HeaderRefresher, first_headers
-from pytest_capacity.load.vitals import LatenessMeter, Vitals
-from pytest_capacity.protocols import (
-    Encoded,
-    Floats,
-    Health,
-    Ints,
-    Judgement,
-    LoadReport,
-    Reply,
-    Request,
-    Samples,
-    empty_samples,
-    join_samples,
-)
+from pytest_capacity.load.client import Flight, HttpClient, explain_failure
+from pytest_capacity.load.opening import check_openable
+from pytest_capacity.load.refresh import first_headers
+from pytest_capacity.load.sending import TOO_OLD, Desk, timed_out
+from pytest_capacity.load.thread import ThreadSession
+from pytest_capacity.protocols import Encoded, Judgement, Outcome, Reply, Request
 
-PATIENCE_S = 10.0
-"""A sending loop that answers nothing for so long hangs, as in a check that never returns."""
-
-SWITCH_INTERVAL_S = 0.0005
-"""How long another thread may keep the interpreter from the sending loop; Python's own default is 5 ms,
-which each wake-up would be late by while the tests' thread computes."""
+LAST_WORDS_S = 2.0
+"""Cancelled requests end within one turn of the loop; nothing may hold up the end of a load for longer."""
 
 
 class AiohttpEngine:
@@ -48,235 +24,140 @@ class AiohttpEngine:
 
     name = "aiohttp"
 
-    def open(self, encoded: Encoded, *, max_in_flight: int) -> AiohttpSession:
-        """Get the first headers and start the sending loop.
+    def open(self, encoded: Encoded, *, max_in_flight: int, most_qps: float | None = None) -> ThreadSession:
+        """Get the first headers and start the sending loop; ``most_qps`` changes nothing.
 
         Raises ImportError or AttributeError for a judge that cannot be imported, TargetUnavailable where the
         target's headers cannot be got, ValueError for an endpoint without addresses or no request.
         """
-        if not encoded.endpoint.addresses:
-            raise ValueError("the endpoint has no addresses; resolve and check it first (load.guard)")
-        if not encoded.requests or max_in_flight < 1:
-            raise ValueError("an engine needs at least one request and max_in_flight of at least 1")
+        del most_qps
+        check_openable(encoded, max_in_flight)
         judge = encoded.judge.load()
-        headers = first_headers(encoded)
-        return AiohttpSession(encoded, judge, headers, max_in_flight)
+        return ThreadSession(encoded, judge, first_headers(encoded), max_in_flight, AiohttpSender)
 
 
-class AiohttpSession:
-    """An open aiohttp engine; see LoadSession for what its methods promise."""
+class AiohttpSender:
+    """Sends with an HttpClient; lives on one event loop."""
 
-    def __init__(
-        self,
-        encoded: Encoded,
-        judge: Callable[[Reply], Judgement],
-        headers: Mapping[str, str],
-        max_in_flight: int,
-    ) -> None:
-        self._encoded = encoded
-        self._judge = judge
-        self._headers = headers
-        self._max_in_flight, self._bound_note = bound_by_files(max_in_flight)
-        self._halted = threading.Event()
-        self._halted_why: str | None = None
-        self._lateness = LatenessMeter()
-        self._vitals = Vitals()
-        self._closed = False
-        self._origin_s = time.monotonic()
-        self._player: Player
-        self._loop: asyncio.AbstractEventLoop
-        self._stop: asyncio.Event
-        self._switch_interval_s = sys.getswitchinterval()
-        # Live objects of the tests and the model are of no interest to a collection, which would stop the
-        # sending loop for 100 ms where there are half a million of them.
-        gc.freeze()
-        sys.setswitchinterval(SWITCH_INTERVAL_S)
-        try:
-            self._thread = self._start()
-        except BaseException:
-            self._restore()
-            raise
-        self._refresher = self._refresh()
+    waits = 0
 
-    def now_s(self) -> float:
-        """The session's clock, monotonic, zero at opening."""
-        return time.monotonic() - self._origin_s
-
-    def exchange(self, request: Request) -> tuple[Reply | None, Judgement]:
-        """Send one request outside any load and judge the reply; None where no reply came.
-
-        Raises RuntimeError after ``close``, and what went wrong where the fault is the engine's own.
-        """
-        if self._closed or self._loop.is_closed():
-            raise RuntimeError(self._halted_why or "the session is closed")
-        answer = asyncio.run_coroutine_threadsafe(self._player.exchange(request), self._loop)
-        try:
-            return answer.result(self._encoded.timeout_s + PATIENCE_S)
-        except concurrent.futures.TimeoutError:
-            self._halt(_stuck())
-            raise RuntimeError(_stuck()) from None
-        finally:
-            answer.cancel()
-
-    def play(self, first_row: int, intended_s: Floats, request_index: Ints) -> None:
-        """Send open loop from now on, replacing rows due at or after ``intended_s[0]``.
-
-        Columns without a row change nothing.
-
-        Raises ValueError where the columns do not fit each other or the requests.
-        """
-        more = stretch(first_row, intended_s, request_index, len(self._encoded.requests))
-        self._post(lambda: self._player.play(more))
-
-    def hold(self, first_row: int, concurrency: int, request_index: Ints) -> None:
-        """Keep so many requests in flight, at most as many as may be.
-
-        Raises ValueError where there is no request to send or none to hold.
-        """
-        indexes = request_indexes(request_index, len(self._encoded.requests))
-        if not indexes or concurrency < 1:
-            raise ValueError("a closed loop needs a concurrency of at least 1 and a request to send")
-        self._post(lambda: self._player.hold(first_row, concurrency, indexes))
-
-    def pause(self, at_s: float) -> None:
-        """Withdraw open-loop rows due at or after ``at_s``, end a closed loop; replies go on coming."""
-        self._post(lambda: self._player.pause(at_s))
-
-    def collect(self, until_s: float) -> LoadReport:
-        """Wait until the clock reads ``until_s`` or the engine halts, then tell what is new."""
-        while (left_s := until_s - self.now_s()) > 0 and not self._halted.is_set():
-            self._halted.wait(left_s)
-        cut = threading.Event()
-        if self._post(self._player.cut) and self._post(cut.set) and not cut.wait(PATIENCE_S):
-            self._halt(_stuck())
-        return self._report()
-
-    def close(self) -> LoadReport:
-        """Cancel what is in flight, close every connection, and tell the rest."""
-        if self._closed:
-            return LoadReport(self.now_s(), empty_samples(), 0, self._health(), {}, self._halted_why)
-        if self._refresher is not None:
-            self._refresher.stop()
-        self._post(self._stop.set)
-        self._thread.join(PATIENCE_S)
-        if self._thread.is_alive():
-            self._halt(_stuck())
-        self._closed = True
-        self._restore()
-        return self._report()
-
-    def _start(self) -> threading.Thread:
-        ready: concurrent.futures.Future[None] = concurrent.futures.Future()
-        thread = threading.Thread(target=self._run, args=(ready,), name="capacity-engine", daemon=True)
-        thread.start()
-        ready.result()
-        return thread
-
-    def _run(self, ready: concurrent.futures.Future[None]) -> None:
-        leave_coverage()
-        wake_soon()
-        loop = new_event_loop()
-        try:
-            loop.run_until_complete(self._serve(ready))
-        except BaseException as error:  # noqa: BLE001 - it ends this thread and must reach the other one
-            if ready.done():
-                self._halt(f"the load engine failed: {type(error).__name__}: {error}")
-            else:
-                ready.set_exception(error)
-        finally:
-            loop.close()
-
-    async def _serve(self, ready: concurrent.futures.Future[None]) -> None:
-        """Live on the loop's thread from the first to the last moment of the session."""
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
         self._loop = asyncio.get_running_loop()
-        self._stop = asyncio.Event()
-        client = HttpClient(self._encoded.endpoint, self._headers, self.now_s)
-        self._player = Player(
-            self._encoded,
-            self._judge,
-            client,
-            origin_s=self._origin_s,
-            max_in_flight=self._max_in_flight,
-            halt=self._halt,
-        )
-        if self._bound_note is not None:
-            self._player.note(self._bound_note)
-        pacing = self._loop.create_task(self._player.run())
-        ready.set_result(None)
-        await self._stop.wait()
-        pacing.cancel()
-        await asyncio.wait([pacing])
-        await self._player.shut()
+        self._requests = desk.encoded.requests
+        numbers = {name: number for number, name in enumerate(desk.encoded.operations)}
+        self._operation = [numbers[request.operation] for request in self._requests]
+        self._timeout_s = desk.encoded.timeout_s
+        self._flights: dict[Flight, asyncio.Task[None]] = {}
+        self._client = HttpClient(desk.encoded, desk.headers, self._now_s)
 
-    def _refresh(self) -> HeaderRefresher | None:
-        if self._encoded.refresh_headers is None:
-            return None
-        return HeaderRefresher(
-            self._encoded.refresh_headers,
-            self._encoded.refresh_every_s,
-            renewed=lambda headers: self._post(lambda: self._player.renew(headers)),
-            failed=lambda trouble: self._post(lambda: self._player.note(trouble)),
-        )
+    @property
+    def in_flight(self) -> int:
+        """Requests that were begun and have not ended."""
+        return len(self._flights)
 
-    def _post(self, command: Callable[[], object]) -> bool:
-        """Have ``command`` run on the loop's thread soon; False where that has ended."""
+    def send(self, row: int, intended_s: float, index: int) -> None:
+        """Begin one request now."""
+        flight = Flight(row, intended_s, self._requests[index], self._operation[index])
+        self._flights[flight] = self._loop.create_task(self._fly(flight))
+
+    async def exchange(self, request: Request) -> tuple[Reply | None, Judgement]:
+        """Send one request outside the load and judge its reply."""
+        return await self._attempt(Flight(-1, self._now_s(), request))
+
+    def foresee(self, *, open_loop: bool) -> None:
+        """Connections are made when they are needed."""
+
+    def renew(self, headers: Mapping[str, str]) -> None:
+        """Use these headers from now on."""
+        self._client.renew(headers)
+
+    def tend(self) -> None:
+        """Each request minds its own time."""
+
+    async def close(self) -> None:
+        """Cancel what is in flight, tell its rows, and close every connection."""
+        tasks = list(self._flights.values())
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks, timeout=LAST_WORDS_S)
+        for flight in list(self._flights):
+            if math.isnan(flight.sent_s):
+                # Its task was cancelled before its first step: begun, and ended in the same moment.
+                self._leave(flight)
+            self._settle(flight, Outcome.CANCELLED, None)
+        await self._client.close()
+
+    def _now_s(self) -> float:
+        return time.monotonic() - self._desk.origin_s
+
+    def _leave(self, flight: Flight) -> None:
+        flight.sent_s = self._now_s()
+        self._desk.rows.sent(flight.row, flight.operation, flight.intended_s, flight.sent_s)
+
+    async def _fly(self, flight: Flight) -> None:
+        self._leave(flight)
         try:
-            self._loop.call_soon_threadsafe(command)
-        except RuntimeError:
-            return False
-        return True
+            reply, judgement = await self._attempt(flight)
+        except Exception as error:  # noqa: BLE001 - a fault of ours says nothing about the server
+            self._desk.failed(error)
+            reply, judgement = None, Judgement(Outcome.CANCELLED)
+        self._desk.example(judgement.outcome, judgement.reason)
+        self._settle(flight, judgement.outcome, reply)
+        self._desk.ended()
 
-    def _halt(self, why: str) -> None:
-        if self._halted_why is None:
-            self._halted_why = why
-        self._halted.set()
-
-    def _restore(self) -> None:
-        gc.unfreeze()
-        sys.setswitchinterval(self._switch_interval_s)
-
-    def _report(self) -> LoadReport:
-        told: list[Samples] = []
-        batches = self._player.batches
-        while batches:
-            batch = batches.popleft()
-            samples = batch.rows.samples()
-            told.append(samples)
-            self._lateness.add(batch.vitals.era, samples)
-            self._vitals = batch.vitals
-        return LoadReport(
-            now_s=self.now_s(),
-            samples=join_samples(told),
-            in_flight=0 if self._closed else self._vitals.in_flight,
-            health=self._health(),
-            examples=dict(self._player.examples),
-            halted=self._halted_why,
+    def _settle(self, flight: Flight, outcome: Outcome, reply: Reply | None) -> None:
+        """Tell a row's end; a flight that was refused by our own limits was never sent."""
+        del self._flights[flight]
+        nan = float("nan")
+        self._desk.rows.final(
+            flight.row,
+            flight.operation,
+            flight.intended_s,
+            outcome,
+            sent_s=nan if outcome is Outcome.NOT_SENT else flight.sent_s,
+            first_byte_s=flight.first_byte_s,
+            done_s=nan if outcome in {Outcome.CANCELLED, Outcome.NOT_SENT} else flight.done_s,
+            status=reply.status if reply else 0,
+            bytes_received=len(reply.body) if reply else 0,
+            token_times_s=flight.token_times_s,
         )
 
-    def _health(self) -> Health:
-        return self._lateness.health(self._vitals, self._max_in_flight, tuple(self._player.notes))
+    async def _attempt(self, flight: Flight) -> tuple[Reply | None, Judgement]:
+        """Send once, in the time that is left since the intended moment, and judge what comes back.
+
+        Raises where the fault is our own.
+        """
+        left_s = flight.intended_s + self._timeout_s - self._now_s()
+        if left_s <= 0:
+            return None, TOO_OLD
+        task = asyncio.current_task()
+        timer = self._loop.call_later(left_s, _expire, flight, task)
+        try:
+            reply = await self._client.exchange(flight)
+        except asyncio.CancelledError:
+            flight.done_s = self._now_s()
+            return None, self._cut_short(flight)
+        except Exception as error:
+            flight.done_s = self._now_s()
+            meaning = explain_failure(error, flight)
+            if meaning is None:
+                raise
+            if meaning[0] is Outcome.NOT_SENT:
+                self._desk.note(meaning[1])
+            return None, Judgement(*meaning)
+        finally:
+            timer.cancel()
+        return reply, self._desk.judged(reply)
+
+    def _cut_short(self, flight: Flight) -> Judgement:
+        if not flight.expired:
+            return Judgement(Outcome.CANCELLED)
+        return timed_out(self._timeout_s, connected=flight.connected)
 
 
-def leave_coverage() -> None:
-    """Have coverage.py leave this thread alone: its tracer makes a request a quarter dearer and more.
-
-    A debugger stays. What coverage counts without a tracer (sys.monitoring) costs nothing to speak of.
-    """
-    tracer = sys.gettrace()
-    owner = type(getattr(tracer, "__self__", tracer))
-    if owner.__module__.partition(".")[0] == "coverage":
-        sys.settrace(None)
-
-
-def new_event_loop() -> asyncio.AbstractEventLoop:
-    """A loop of uvloop's where it is installed, else of asyncio's."""
-    try:
-        import uvloop  # noqa: PLC0415 - not there on every platform
-    except ImportError:
-        return asyncio.new_event_loop()
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
-    return loop
-
-
-def _stuck() -> str:
-    return f"the sending loop has stood still for {PATIENCE_S:g} s; does a check never return?"
+def _expire(flight: Flight, task: asyncio.Task[Any] | None) -> None:
+    flight.expired = True
+    if task is not None:
+        task.cancel()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import os
 import socket
+from array import array
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
@@ -18,15 +18,13 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from pytest_capacity import __version__
-from pytest_capacity.protocols import Endpoint, Outcome, Reply, Request
+from pytest_capacity.load.failures import OUR_OWN_LIMITS, one_line
+from pytest_capacity.load.tls import tls_context
+from pytest_capacity.load.tokens import TokenTimes
+from pytest_capacity.protocols import Encoded, Endpoint, Outcome, Reply, Request
 
 LARGE_BODY_BYTES = 2**20
 """aiohttp warns of bytes longer than this, and wants a stream, which it writes in pieces."""
-
-OUR_OWN_LIMITS = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM, errno.EAGAIN}
-)
-"""What runs out on this machine: open files, local ports, memory. No evidence about the server."""
 
 
 class Flight:
@@ -43,6 +41,7 @@ class Flight:
         "request",
         "row",
         "sent_s",
+        "token_times_s",
     )
 
     def __init__(self, row: int, intended_s: float, request: Request, operation: int = 0) -> None:
@@ -51,6 +50,7 @@ class Flight:
         self.request = request
         self.operation = operation
         self.sent_s = self.first_byte_s = self.done_s = float("nan")
+        self.token_times_s: array[float] | None = None
         self.attempted = self.connected = self.expired = False
 
 
@@ -80,15 +80,15 @@ class _FixedResolver(AbstractResolver):
         """Nothing is held."""
 
 
-class _OneAttemptConnector(aiohttp.TCPConnector):
+class _OneAttempt(aiohttp.BaseConnector):
     """Gives each flight one connection.
 
     aiohttp sends GET and its like a second time when a kept-alive connection breaks, and has no public way
     to be told not to. It has to ask for a second connection to do so.
     """
 
-    def __init__(self, *, tls: bool, **options: Any) -> None:
-        super().__init__(**options)
+    def watch(self, *, tls: bool) -> None:
+        """Remember the connections where they are encrypted, so that ``abort`` finds them."""
         self._transports: set[asyncio.Transport] | None = set() if tls else None
         self._transports_kept = 100
 
@@ -119,23 +119,42 @@ class _OneAttemptConnector(aiohttp.TCPConnector):
             self._transports_kept = 2 * len(self._transports) + 100
 
 
+class _TcpConnector(_OneAttempt, aiohttp.TCPConnector):
+    pass
+
+
+class _UnixConnector(_OneAttempt, aiohttp.UnixConnector):
+    pass
+
+
+def _connector(endpoint: Endpoint) -> _OneAttempt:
+    connector: _OneAttempt
+    if endpoint.unix_path is not None:
+        connector = _UnixConnector(endpoint.unix_path, limit=0)
+    else:
+        connector = _TcpConnector(
+            limit=0,
+            resolver=_FixedResolver(endpoint.addresses),
+            use_dns_cache=False,
+            ssl=tls_context(endpoint) or True,
+        )
+    connector.watch(tls=endpoint.scheme == "https")
+    return connector
+
+
 class HttpClient:
     """Sends requests to one endpoint. Make, use and close it on one running event loop."""
 
-    def __init__(self, endpoint: Endpoint, headers: Mapping[str, str], now_s: Callable[[], float]) -> None:
+    def __init__(self, encoded: Encoded, headers: Mapping[str, str], now_s: Callable[[], float]) -> None:
+        endpoint = encoded.endpoint
         self._now_s = now_s
+        self._stream = encoded.stream
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         self._origin = f"{endpoint.scheme}://{host}:{endpoint.port}"
         self._fresh = dict(headers)
         self._urls: dict[str, URL] = {}
         self._headers: dict[tuple[tuple[str, str], ...], CIMultiDict[str]] = {}
-        self._connector = _OneAttemptConnector(
-            tls=endpoint.scheme == "https",
-            limit=0,
-            resolver=_FixedResolver(endpoint.addresses),
-            use_dns_cache=False,
-            ssl=endpoint.verify_tls,
-        )
+        self._connector = _connector(endpoint)
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -168,9 +187,20 @@ class HttpClient:
             allow_redirects=False,
         ) as response:
             flight.first_byte_s = self._now_s()
-            content = await response.read()
+            content = await self._read(response, flight)
             flight.done_s = self._now_s()
             return Reply(response.status, response.headers, content)
+
+    async def _read(self, response: aiohttp.ClientResponse, flight: Flight) -> bytes:
+        if not self._stream:
+            return await response.read()
+        tokens = TokenTimes(self._stream)
+        parts = []
+        async for part, _ in response.content.iter_chunks():
+            tokens.add(part, self._now_s())
+            parts.append(part)
+        flight.token_times_s = tokens.times_s
+        return b"".join(parts)
 
     async def close(self) -> None:
         """Close every connection, and let the loop finish doing so."""
@@ -217,4 +247,4 @@ def _cause(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     text = error.message if isinstance(error, aiohttp.ClientResponseError) else str(error)
-    return " ".join(text.split())[:200] or type(error).__name__
+    return one_line(text) or type(error).__name__

@@ -33,10 +33,12 @@ class CeilingExceeded(LoadRefused):
 
 
 def resolve(endpoint: Endpoint) -> Endpoint:
-    """The endpoint with every address that its host has now, in the resolver's order.
+    """The endpoint with every address that its host has now, in the resolver's order; a socket has none.
 
     Raises UnresolvedHost where there is none.
     """
+    if endpoint.unix_path is not None:
+        return endpoint
     try:
         found = socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
@@ -51,8 +53,11 @@ def resolve(endpoint: Endpoint) -> Endpoint:
 def check_allowed(endpoint: Endpoint, globs: Sequence[str]) -> None:
     """Pass where every resolved address is loopback, or a glob matches the host or each of its addresses.
 
-    Globs compare without case. Raises HostNotAllowed otherwise, also for an endpoint without addresses.
+    A unix socket is always this machine's. Globs compare without case. Raises HostNotAllowed otherwise, also
+    for an endpoint without addresses.
     """
+    if endpoint.unix_path is not None:
+        return
     if endpoint.addresses and all(_is_loopback(address) for address in endpoint.addresses):
         return
     patterns = [glob.strip().lower() for glob in globs]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_left
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pytest_capacity.protocols import Floats, Ints
@@ -18,8 +19,8 @@ class Stretch:
     """
 
     first_row: int
-    intended_s: array[float]
-    request_index: array[int]
+    intended_s: Sequence[float]
+    request_index: Sequence[int]
     next: int
     end: int
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,31 +24,53 @@ class Vitals:
     cpu_s: float = 0.0
     wall_s: float = 0.0
     gc_collections: int = 0
+    connection_waits: int = 0
+    spin_s: float = 0.0
+
+
+def joint(vitals: Sequence[Vitals]) -> Vitals:
+    """The state of several loops together: sums, and the longest stall and time."""
+    if len(vitals) == 1:
+        return vitals[0]
+    return Vitals(
+        era=max(each.era for each in vitals),
+        now_s=max(each.now_s for each in vitals),
+        in_flight=sum(each.in_flight for each in vitals),
+        loop_stall_s=max(each.loop_stall_s for each in vitals),
+        cpu_s=sum(each.cpu_s for each in vitals),
+        wall_s=max(each.wall_s for each in vitals),
+        gc_collections=sum(each.gc_collections for each in vitals),
+        connection_waits=sum(each.connection_waits for each in vitals),
+        spin_s=sum(each.spin_s for each in vitals),
+    )
 
 
 class LoopMeter:
     """Measures the loop that it runs on. Every method belongs on that loop's thread."""
 
     def __init__(self) -> None:
-        self.era = 0
+        self.era = -1
+        self.begin_era(0)
+
+    def begin_era(self, waits: int) -> None:
+        """Forget what was measured and measure anew; so many waits for a connection were before."""
+        self.era += 1
+        self.spin_s = 0.0
         self._stall_s = 0.0
+        self._waits = waits
         self._cpu_s = time.thread_time()
         self._wall_s = time.monotonic()
         self._collections = _gc_collections()
 
-    def begin_era(self) -> None:
-        """Forget what was measured and measure anew."""
-        self.era += 1
-        self._stall_s = 0.0
-        self._cpu_s = time.thread_time()
-        self._wall_s = time.monotonic()
-        self._collections = _gc_collections()
+    def spun(self, seconds: float) -> None:
+        """Tell how long the loop waited awake for the moment to send."""
+        self.spin_s += seconds
 
     def woke(self, late_s: float) -> None:
         """Tell by how much a wake-up came too late."""
         self._stall_s = max(self._stall_s, late_s)
 
-    def read(self, now_s: float, in_flight: int) -> Vitals:
+    def read(self, now_s: float, in_flight: int, waits: int) -> Vitals:
         """What was measured since the era began."""
         return Vitals(
             era=self.era,
@@ -57,6 +80,8 @@ class LoopMeter:
             cpu_s=time.thread_time() - self._cpu_s,
             wall_s=time.monotonic() - self._wall_s,
             gc_collections=_gc_collections() - self._collections,
+            connection_waits=waits - self._waits,
+            spin_s=self.spin_s,
         )
 
 
@@ -82,8 +107,8 @@ class LatenessMeter:
         self._not_sent = 0
 
     def add(self, era: int, samples: Samples) -> None:
-        """Take in what was told in an era; another era than the last one begins from nothing."""
-        if era != self._era:
+        """Take in what was told in an era; a later era than the last one begins from nothing."""
+        if era > self._era:
             self._begin(era)
         self._not_sent += int(np.count_nonzero(samples.outcome == Outcome.NOT_SENT))
         sent = samples.outcome == Outcome.PENDING
@@ -105,6 +130,8 @@ class LatenessMeter:
             wall_s=vitals.wall_s,
             gc_collections=vitals.gc_collections,
             notes=notes,
+            connection_waits=vitals.connection_waits,
+            spin_s=vitals.spin_s,
         )
 
     def _bin(self, late_s: Floats) -> Ints:

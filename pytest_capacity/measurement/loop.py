@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from pytest_capacity.load.guard import Ceilings, LoadRefused, StopRule, UnresolvedHost, check_allowed, resolve
 from pytest_capacity.load.refresh import TargetUnavailable
+from pytest_capacity.measurement.waiting import heed, unless_interrupted
 from pytest_capacity.protocols import (
     Encoded,
     Engine,
@@ -37,13 +38,18 @@ from pytest_capacity.results.measured import PreflightReply
 from pytest_capacity.results.redact import HARMLESS_HEADERS
 from pytest_capacity.slo import CapacityUsageError
 from pytest_capacity.stats.cohorts import TICK_S, Cohorts, RowTable
-from pytest_capacity.stats.summary import failed_share, lateness_of
+from pytest_capacity.stats.summary import failed_share, late_share, lateness_of
 from pytest_capacity.traffic.arrivals import Arrivals, make_schedule
 
 LEAD_S = 0.01
 """A probe begins this much after it was decided, so that its first request can leave on time."""
 
+LATE_BY = 0.1
+"""A request sent a tenth of the bound too late may be bad for that alone."""
+
 SMOKE_REQUESTS = 20
+
+T = TypeVar("T")
 
 
 class Controller(Protocol):
@@ -167,6 +173,7 @@ class LoadRun:
         self.secrets: set[str] = set()
         for request in self.encoded.requests:
             self._remember(dict(request.headers))
+        self._most_qps = qps
         self._max_in_flight = conditions.max_in_flight or default_in_flight(qps, self.encoded.timeout_s)
 
     def __enter__(self) -> LoadRun:
@@ -175,7 +182,7 @@ class LoadRun:
         Raises CapacityUsageError where the host is not allowed, PreflightFailed where a reply is not good.
         """
         try:
-            endpoint = resolve(self.encoded.endpoint)
+            endpoint = self._waiting(lambda: resolve(self.encoded.endpoint))
             check_allowed(endpoint, self.conditions.allow_hosts)
         except UnresolvedHost as error:
             raise PreflightFailed(f"{error}. No load was sent.") from error
@@ -183,7 +190,9 @@ class LoadRun:
             raise CapacityUsageError(str(error)) from error
         encoded = replace(self.encoded, endpoint=endpoint, refresh_headers=self._remembering_refresh())
         try:
-            self._session = self.conditions.engine.open(encoded, max_in_flight=self._max_in_flight)
+            self._session = self.conditions.engine.open(
+                encoded, max_in_flight=self._max_in_flight, most_qps=self._most_qps
+            )
         except TargetUnavailable as error:
             raise PreflightFailed(str(error)) from error
         try:
@@ -230,8 +239,7 @@ class LoadRun:
 
     def _try_one(self, session: LoadSession, request: Request) -> None:
         started_s = session.now_s()
-        reply, judgement = session.exchange(request)
-        self._heed_interruption()
+        reply, judgement = self._waiting(lambda: session.exchange(request))
         text = "" if judgement.outcome is Outcome.GOOD else self._explain(reply, judgement, request)
         latency_ms = (session.now_s() - started_s) * 1000
         self.preflight.append(
@@ -293,6 +301,7 @@ class LoadRun:
     def _begin(self, session: LoadSession, probe: Probe, from_s: float, start_s: float) -> float:
         """Have the engine play a probe from a moment on; returns until when its schedule reaches."""
         count = len(self.encoded.requests)
+        self._end_closed_loop(session)
         if probe.kind == "drain":
             session.pause(from_s)
             return float("inf")
@@ -309,15 +318,20 @@ class LoadRun:
             session.play(first, intended_s, schedule.request_index)
         return until_s
 
+    def _end_closed_loop(self, session: LoadSession) -> None:
+        """Have every row of a closed loop told, so that the rows planned next come after them."""
+        if len(self.probes) > 1 and self.probes[-2].probe.kind == "closed":
+            session.pause(session.now_s())
+            self._take(session.collect(session.now_s()))
+
     def _collect(self, session: LoadSession, until_s: float) -> LoadReport:
         report = session.collect(until_s)
         self._take(report)
-        self._heed_interruption()
+        heed(self.conditions.interrupted)
         return report
 
-    def _heed_interruption(self) -> None:
-        if self.conditions.interrupted is not None and self.conditions.interrupted.is_set():
-            raise KeyboardInterrupt("the measuring thread was told to stop")
+    def _waiting(self, call: Callable[[], T]) -> T:
+        return unless_interrupted(call, self.conditions.interrupted)
 
     def _take(self, report: LoadReport) -> None:
         self.table.update(report.samples)
@@ -356,10 +370,11 @@ class LoadRun:
     ) -> None:
         late = lateness_of(samples)
         health = replace(report.health, late_p50_s=late.p50_s, late_p99_s=late.p99_s, late_max_s=late.max_s)
+        health = replace(health, late_share=late_share(samples, LATE_BY * self.late_after_s))
         health = replace(health, not_sent=int((samples.outcome == Outcome.NOT_SENT).sum()))
         if log.probe.kind == "closed":
             # A closed loop has no schedule to be late for.
-            health = replace(health, late_p50_s=0.0, late_p99_s=0.0, late_max_s=0.0)
+            health = replace(health, late_p50_s=0.0, late_p99_s=0.0, late_max_s=0.0, late_share=0.0)
         controller.tell(
             Observation(
                 probe_id=log.probe.id,

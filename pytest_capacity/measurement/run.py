@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timezone
 
 from pytest_capacity.measurement.loop import (
+    LATE_BY,
     Conditions,
     Controller,
     LoadRun,
@@ -17,7 +18,7 @@ from pytest_capacity.protocols import Health, Probe, Samples, Target
 from pytest_capacity.results.measured import Measured, PlayedProbe
 from pytest_capacity.results.shapes import State
 from pytest_capacity.slo import SLO
-from pytest_capacity.stats.summary import lateness_of
+from pytest_capacity.stats.summary import late_share, lateness_of
 
 _ROLES = {"closed": "warm-up", "drain": "drain", "open": "measure"}
 
@@ -73,7 +74,13 @@ class Run(ABC):
         """The generator's health over these requests; lateness is theirs alone."""
         late = lateness_of(samples)
         health = self._load.health if self._load.probes else Health()
-        return replace(health, late_p50_s=late.p50_s, late_p99_s=late.p99_s, late_max_s=late.max_s)
+        return replace(
+            health,
+            late_p50_s=late.p50_s,
+            late_p99_s=late.p99_s,
+            late_max_s=late.max_s,
+            late_share=late_share(samples, LATE_BY * self._load.late_after_s),
+        )
 
     def _examples(self) -> dict[str, str]:
         return {outcome.name.lower(): text for outcome, text in self._load.examples.items()}

@@ -42,6 +42,10 @@ class Question:
 
         Raises CapacityUsageError for a question that cannot be asked.
         """
+        if not self.budget_s >= LEAST_BUDGET_S:
+            raise CapacityUsageError(
+                f"budget_s={self.budget_s:g} is too short for a search: use {LEAST_BUDGET_S:g} or more"
+            )
         most_qps = min(self.max_qps or conditions.ceilings.max_qps, conditions.ceilings.max_qps)
         try:
             conditions.ceilings.check(self.max_qps or 0.0, 0.0, self.budget_s)
@@ -54,9 +58,10 @@ class Question:
             raise CapacityUsageError(
                 f"require_qps={self.require_qps:g} is above the highest rate to be tried, {most_qps:g}/s"
             )
-        if self.budget_s < LEAST_BUDGET_S:
+        if not 0 < self.tolerance < 1:
             raise CapacityUsageError(
-                f"budget_s={self.budget_s:g} is too short for a search: use {LEAST_BUDGET_S:g} or more"
+                f"tolerance={self.tolerance:g} must be a share of the capacity above 0 and below 1; "
+                "0.08 is 8 %"
             )
         return most_qps
 

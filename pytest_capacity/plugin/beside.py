@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 
 import pytest
 
+from pytest_capacity.plugin.outcome import OUTCOMES
 from pytest_capacity.plugin.state import BESIDE, INTERRUPTED
 from pytest_capacity.slo import Inconclusive
 
@@ -67,6 +68,8 @@ class Beside(Generic[T]):
     def result(self) -> T:
         """What the measurement returned, or raise what it raised."""
         __tracebackhide__ = True
+        if isinstance(self._error, OUTCOMES):
+            raise self._error.with_traceback(None)
         if self._error is not None:
             raise self._error
         return self._value[0]

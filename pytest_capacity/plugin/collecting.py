@@ -59,7 +59,7 @@ def _problem(item: pytest.Item, settings: Settings) -> str | None:
         except (TypeError, ValueError) as error:
             return str(error)
         item.stash[DEMAND] = demand
-    return NO_TARGET if settings.url is None and _target_is_default(item) else None
+    return _bad_default_target(settings.url) if _target_is_default(item) else None
 
 
 def _unfit(item: pytest.Item) -> str | None:
@@ -115,6 +115,19 @@ def _check_plan(demand: Demand, settings: Settings) -> None:
         )
     except LoadRefused as error:
         raise ValueError(str(error)) from error
+
+
+def _bad_default_target(url: str | None) -> str | None:
+    if url is None:
+        return NO_TARGET
+    from pytest_capacity.results.redact import redact_text  # noqa: PLC0415 - runs with capacity tests only
+    from pytest_capacity.targets.resolve import as_target  # noqa: PLC0415
+
+    try:
+        as_target(url)
+    except (TypeError, ValueError) as error:
+        return f"capacity_url: {redact_text(str(error))}"
+    return None
 
 
 def _target_is_default(item: pytest.Item) -> bool:

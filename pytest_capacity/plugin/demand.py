@@ -85,13 +85,10 @@ def read_search_demand(arguments: Mapping[str, object]) -> SearchDemand:
     low, high = (_positive(name, given[name]) if name in given else None for name in ("min_qps", "max_qps"))
     if low is not None and high is not None and low > high:
         raise ValueError(f"min_qps={low:g} is above max_qps={high:g}")
-    allow = arguments.get("allow") or ()
     return SearchDemand(
         slo=_read_slo(arguments.get("slo"), {**bounds, "error_rate": arguments.get("error_rate")}),
         require_qps=_positive("require_qps", given["require_qps"]) if "require_qps" in given else None,
-        allow=(allow,)
-        if isinstance(allow, str)
-        else tuple(map(str, allow if isinstance(allow, Iterable) else ())),
+        allow=_read_allow(arguments.get("allow")),
         min_qps=low,
         max_qps=high,
         budget_s=_positive("budget_s", arguments.get("budget_s", 60.0)),
@@ -100,6 +97,15 @@ def read_search_demand(arguments: Mapping[str, object]) -> SearchDemand:
         max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
         model=_read_model(arguments.get("model")),
     )
+
+
+def _read_allow(value: object) -> tuple[str, ...]:
+    if value is None or isinstance(value, str):
+        return (value,) if value else ()
+    statuses = tuple(value) if isinstance(value, Iterable) else (value,)
+    if not all(isinstance(status, str) for status in statuses):
+        raise TypeError(f"allow={value!r} must name statuses, such as 'budget'")
+    return statuses
 
 
 def _bounds(arguments: Mapping[str, object], known: set[str]) -> dict[str, object]:

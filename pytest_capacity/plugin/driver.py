@@ -95,6 +95,7 @@ class Capacity:
 
 
 def _refuse_running_loop(name: str) -> None:
+    __tracebackhide__ = True
     # Importing asyncio here would cost every suite; where nobody has, no loop can be running.
     if "asyncio" not in sys.modules:
         return

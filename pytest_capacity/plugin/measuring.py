@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 import pytest
 
-from pytest_capacity.load.aiohttp_engine import AiohttpEngine
+from pytest_capacity.load.engines import engine_named
 from pytest_capacity.load.guard import Ceilings
 from pytest_capacity.measurement import Conditions, Question, Requirement, Run, SearchRun, SustainRun
 from pytest_capacity.plugin.demand import Demand, SearchDemand
 from pytest_capacity.plugin.lock import one_at_a_time
 from pytest_capacity.plugin.options import Settings
-from pytest_capacity.plugin.outcome import enforce, properties_of
+from pytest_capacity.plugin.outcome import OUTCOMES, enforce, properties_of
 from pytest_capacity.plugin.state import INTERRUPTED, ROWS, SETTINGS, nodeid_of
 from pytest_capacity.plugin.terminal import ProgressLine
 from pytest_capacity.protocols import Target
@@ -23,6 +23,7 @@ from pytest_capacity.report.text import failure_text
 from pytest_capacity.results.entries import TestRecord
 from pytest_capacity.results.measured import Measured
 from pytest_capacity.results.record import summary_of
+from pytest_capacity.results.redact import redact_text
 from pytest_capacity.slo import CapacityUsageError, Inconclusive, SLOViolation
 from pytest_capacity.targets.resolve import as_target
 
@@ -40,7 +41,7 @@ def measure(item: pytest.Item, target: object, demand: Demand, *, source: str) -
         requirement = Requirement(demand.slo, demand.qps, demand.budget_s, demand.min_s)
         return SustainRun(checked, requirement, conditions)
 
-    return _conduct(item, target, demand, prepare, source)
+    return _without_our_inside(lambda: _conduct(item, target, demand, prepare, source))
 
 
 def search(item: pytest.Item, target: object, demand: SearchDemand) -> Measured:
@@ -62,7 +63,16 @@ def search(item: pytest.Item, target: object, demand: SearchDemand) -> Measured:
         )
         return SearchRun(checked, question, conditions)
 
-    return _conduct(item, target, demand, prepare, "call")
+    return _without_our_inside(lambda: _conduct(item, target, demand, prepare, "call"))
+
+
+def _without_our_inside(conduct: Callable[[], Measured]) -> Measured:
+    """What ``conduct`` returns or ends with; where in here it was found out tells a test's author nothing."""
+    __tracebackhide__ = True
+    try:
+        return conduct()
+    except OUTCOMES as outcome:
+        raise outcome.with_traceback(None) from None
 
 
 def _conduct(
@@ -77,7 +87,7 @@ def _conduct(
     progress = ProgressLine(item.config, item.name)
     interrupted = INTERRUPTED.get()
     conditions = Conditions(
-        engine=AiohttpEngine(),
+        engine=engine_named(settings.engine, settings.workers),
         # A second measurement of a test must not send the first one's requests at the same moments again.
         seed=settings.seed + _record_of(item, settings).count,
         allow_hosts=settings.allow_hosts,
@@ -90,7 +100,7 @@ def _conduct(
     try:
         run = prepare(as_target(target), conditions)
     except (TypeError, ValueError) as error:
-        raise CapacityUsageError(f"capacity_target: {error}") from error
+        raise CapacityUsageError(f"capacity_target: {redact_text(str(error))}") from None
     try:
         with one_at_a_time(settings, interrupted):
             measured = run.smoke() if settings.mode == "smoke" else run.run()

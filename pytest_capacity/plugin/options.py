@@ -14,6 +14,7 @@ import pytest
 MODES = ("enforce", "report", "smoke", "off")
 INCONCLUSIVE = ("fail", "warn")
 XDIST = ("error", "lock")
+ENGINES = ("fast", "aiohttp")
 
 
 class Settings(NamedTuple):  # a dataclass would take a millisecond of every run
@@ -27,6 +28,8 @@ class Settings(NamedTuple):  # a dataclass would take a millisecond of every run
     inconclusive: str
     xdist: str
     allow_hosts: tuple[str, ...]
+    engine: str
+    workers: int | None
     dry_run: bool
     max_qps: float
     max_requests: int
@@ -73,6 +76,17 @@ def add_options(parser: pytest.Parser) -> None:
         help="allow load on hosts other than this machine; matched against name and addresses, repeatable",
     )
     group.addoption(
+        "--capacity-engine",
+        choices=ENGINES,
+        help="what sends the load: fast (default), from processes of its own; or aiohttp, from this one",
+    )
+    group.addoption(
+        "--capacity-workers",
+        type=int,
+        metavar="N",
+        help="sending processes of the fast engine (default: as many as the rate needs and the cores allow)",
+    )
+    group.addoption(
         "--capacity-dry-run",
         action="store_true",
         help="print what each test would send and for how long, and send nothing",
@@ -83,6 +97,8 @@ def add_options(parser: pytest.Parser) -> None:
     parser.addini("capacity_mode", "see --capacity-mode", type="string", default="")
     parser.addini("capacity_inconclusive", "see --capacity-inconclusive", type="string", default="")
     parser.addini("capacity_xdist", "see --capacity-xdist", type="string", default="")
+    parser.addini("capacity_engine", "see --capacity-engine", type="string", default="")
+    parser.addini("capacity_workers", "see --capacity-workers", type="string", default="")
     parser.addini("capacity_allow_host", "see --capacity-allow-host", type="args", default=[])
     parser.addini(
         "capacity_max_qps", "ceiling: requests a second of any test", type="float", default=10_000.0
@@ -112,6 +128,7 @@ def read_settings(config: pytest.Config) -> Settings:
     hosts = hosts or config.getini("capacity_allow_host")
     if hosts:
         overrides["capacity_allow_host"] = " ".join(hosts)
+    engine = _one_of("capacity_engine", text("capacity_engine") or "fast", ENGINES)
     json_path = text("capacity_json")
     return Settings(
         url=text("capacity_url") or None,
@@ -122,6 +139,8 @@ def read_settings(config: pytest.Config) -> Settings:
         inconclusive=inconclusive,
         xdist=xdist,
         allow_hosts=tuple(hosts),
+        engine=engine,
+        workers=_workers(text("capacity_workers"), engine),
         dry_run=bool(config.getoption("capacity_dry_run")),
         max_qps=float(config.getini("capacity_max_qps")),
         max_requests=int(config.getini("capacity_max_requests")),
@@ -134,6 +153,20 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     if value not in allowed:
         raise pytest.UsageError(f"{name}={value!r} is none of {', '.join(allowed)}")
     return value
+
+
+def _workers(given: str, engine: str) -> int | None:
+    if not given:
+        return None
+    try:
+        workers = int(given)
+    except ValueError:
+        raise pytest.UsageError(f"capacity_workers={given!r} is no whole number") from None
+    if workers < 1:
+        raise pytest.UsageError(f"capacity_workers={workers} must be at least 1")
+    if workers > 1 and engine != "fast":
+        raise pytest.UsageError(f"capacity_workers={workers} needs the fast engine, not {engine}")
+    return workers
 
 
 def _seed(config: pytest.Config, overrides: dict[str, str]) -> int:

@@ -18,7 +18,8 @@ ROWS_ATTRIBUTE = "capacity_rows"
 PLACE_ATTRIBUTE = "capacity_place"
 """Attributes of a test report; pytest-xdist carries them to the controller."""
 
-_OURS = (SLOViolation, Inconclusive, CapacityUsageError)
+OUTCOMES = (SLOViolation, Inconclusive, CapacityUsageError)
+"""How the plugin ends a test."""
 
 
 def enforce(verdict: Verdict | None, text: str, headline: str, settings: Settings) -> None:
@@ -71,7 +72,7 @@ def describe_on_report(item: pytest.Item, call: pytest.CallInfo[None], report: p
 def _is_ours(item: pytest.Item, excinfo: pytest.ExceptionInfo[BaseException]) -> bool:
     """Whether the plugin itself ended the test, not a call in its body."""
     if is_marked(item) or PROBLEM in item.stash:
-        return excinfo.errisinstance(_OURS)
+        return excinfo.errisinstance(OUTCOMES)
     return excinfo.errisinstance(Inconclusive) and not item.stash.get(ROWS, [])
 
 

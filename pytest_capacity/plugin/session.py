@@ -30,7 +30,7 @@ from pytest_capacity.plugin.state import (
     uses_measuring_fixture,
 )
 from pytest_capacity.plugin.terminal import header, write_dry_run, write_inconclusive, write_summary
-from pytest_capacity.plugin.xdist import BEGUN_ATTRIBUTE, Unfinished, is_worker, refusal
+from pytest_capacity.plugin.xdist import Unfinished, is_worker, list_for_controller, refusal
 from pytest_capacity.slo import CapacityUsageError, Inconclusive
 
 
@@ -51,6 +51,7 @@ class CapacityPlugin:
         problems = find_problems(session.items, self._settings)
         if problems and not self._is_worker:
             raise pytest.UsageError(usage_text(problems))
+        list_for_controller(self._config, session.items)
         # A worker that raises here is only reported as crashed: its tests must say themselves what is wrong.
         refused = refusal(self._config, self._settings)
         for item in filter(is_capacity_item, session.items):
@@ -67,7 +68,8 @@ class CapacityPlugin:
         """In a dry run, print the plan in place of running tests."""
         if not self._settings.dry_run or session.config.option.collectonly:
             return None
-        write_dry_run(session.config.pluginmanager.getplugin("terminalreporter"), session.items)
+        reporter = session.config.pluginmanager.getplugin("terminalreporter")
+        write_dry_run(reporter, session.items, self._settings)
         return True
 
     @pytest.hookimpl(tryfirst=True)
@@ -97,7 +99,10 @@ class CapacityPlugin:
             raise
         if not is_marked(item) and uses_measuring_fixture(item) and not item.stash[ROWS]:
             asked = " and ".join(map(repr, measuring_fixtures(item)))
-            raise Inconclusive(f"INCONCLUSIVE  the test asked for {asked} but measured nothing with it")
+            awaits = "; is an await missing?" if "async_capacity" in asked else ""
+            raise Inconclusive(
+                f"INCONCLUSIVE  the test asked for {asked} but measured nothing with it{awaits}"
+            )
         skip_unjudged(item, self._settings)
         return result
 
@@ -108,8 +113,6 @@ class CapacityPlugin:
         """Put what was measured on the report."""
         report = yield
         describe_on_report(item, call, report)
-        if report.when == "setup" and is_capacity_item(item):
-            setattr(report, BEGUN_ATTRIBUTE, True)
         link_artifact(report, self._config)
         return report
 
@@ -126,6 +129,15 @@ class CapacityPlugin:
         unfinished = self._unfinished.tell(report)
         if unfinished is not None:
             self._rows.append(unfinished)
+
+    @pytest.hookimpl(optionalhook=True)
+    def pytest_configure_node(self, node: Any) -> None:
+        """Prepare for a crash of a worker that pytest-xdist is about to start."""
+        self._unfinished.invite(node.workerinput)
+
+    def pytest_unconfigure(self) -> None:
+        """Leave no file of the workers' behind."""
+        self._unfinished.close()
 
     def pytest_report_teststatus(
         self, report: pytest.TestReport
@@ -175,5 +187,5 @@ def write_all(path: Path, rows: list[dict[str, Any]], root: Path) -> None:
 
     artifacts = dict.fromkeys(str(row["artifact"]) for row in rows if row["artifact"] is not None)
     records = [read_record(root / name) for name in artifacts]
-    lost = [row["nodeid"] for row in rows if row["artifact"] is None]
-    write_json_atomically(path, {"schema": 1, "records": records, "no_result": lost})
+    lost = dict.fromkeys(row["nodeid"] for row in rows if row["artifact"] is None)
+    write_json_atomically(path, {"schema": 1, "records": records, "no_result": list(lost)})

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 PROGRESS_EVERY_S = 1.0
 
+_AT_MOST = {
+    "off": "every capacity test would be skipped",
+    "smoke": "each measurement would send a preflight and 20 requests, one after the other",
+}
+
 
 def header(items: Iterable[pytest.Item], settings: Settings) -> list[str]:
     """A line above the tests, where any of them measures; overridden options are named."""
@@ -111,15 +116,20 @@ def write_summary(reporter: pytest.TerminalReporter, rows: list[Any]) -> None:
         reporter.write_line(line)
 
 
-def write_dry_run(reporter: pytest.TerminalReporter | None, items: Iterable[pytest.Item]) -> None:
+def write_dry_run(
+    reporter: pytest.TerminalReporter | None, items: Iterable[pytest.Item], settings: Settings
+) -> None:
     """What each selected test would send, in requests and seconds."""
     if reporter is None:
+        return
+    reporter.write_sep("-", "capacity dry run: nothing is sent")
+    if settings.mode in _AT_MOST:
+        reporter.write_line(f"--capacity-mode={settings.mode}: {_AT_MOST[settings.mode]}")
         return
     from pytest_capacity.report.text import plan_line  # noqa: PLC0415 - only runs with capacity tests
     from pytest_capacity.search.plan import plan_sustain  # noqa: PLC0415
 
     total_s = 0.0
-    reporter.write_sep("-", "capacity dry run: nothing is sent")
     for item in items:
         if not is_capacity_item(item):
             continue

@@ -166,6 +166,13 @@ def generator_row(
         "cpu_s": health.cpu_s,
         "wall_s": health.wall_s,
         "gc_collections": health.gc_collections,
+        "workers": health.workers,
+        "connection_waits": health.connection_waits,
+        "late_share": _finite(health.late_share),
+        "spin_s": health.spin_s,
+        "throttled_s": health.throttled_s,
+        "steal_share": _finite(health.steal_share),
+        "foreign_share": _finite(health.foreign_share),
         "notes": list(health.notes),
     }
 

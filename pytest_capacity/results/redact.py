@@ -35,7 +35,8 @@ _NAME = (
     r"|(?:api|access|secret|private|subscription|function|account|signing|license)[_.-]?key(?:[_-]?id)?)"
 )
 _LONG_HEADER = r"(?<![\w-])(?:proxy-authorization|authorization|cookie|set-cookie)"
-_IS = r"(?:\s*[=:]\s*|['\"]\s*[:=,]\s*)"
+# "name: value", but not "TestToken::test_rate", the name of a test.
+_IS = r"(?:\s*(?:=|(?<!:):(?!:))\s*|['\"]\s*[:=,]\s*)"
 _QUOTED = r"\"[^\"]*\"|'[^']*'"
 _SECRET_NAME = re.compile(_NAME, re.IGNORECASE)
 _PATTERNS = [
@@ -43,7 +44,11 @@ _PATTERNS = [
     for pattern, replacement in (
         # scheme://user:password@host, and the same without a scheme
         (r"(\b[a-z][a-z0-9+.-]{0,20}://)[^\s/?#'\"<>]*@", rf"\1{MASK}@"),
-        (r"(?<![^\s'\"(<=,])[^\s:/@'\"<>(=,]+:[^\s/@'\"<>]+@(?=[\w\[])", f"{MASK}@"),
+        # (a test's node id, file.py::test[a@b], has no user)
+        (
+            r"(?<![^\s'\"(<=,\[])(?![^\s:]*\.py::)[^\s:/@'\"<>(=,\[]+:[^\s/@'\"<>]+@(?=[\w\[])",
+            f"{MASK}@",
+        ),
         # A header whose value has several words: the line's rest, or the quoted value.
         (
             rf"({_LONG_HEADER}['\"]?\s*[:=,]\s*)(?!\s*\*\*\*)({_QUOTED}|[^\r\n'\"]+)",

@@ -188,6 +188,13 @@ class Generator(TypedDict):
     cpu_s: float | None
     wall_s: float | None
     gc_collections: int
+    workers: int
+    connection_waits: int
+    late_share: float | None
+    spin_s: float | None
+    throttled_s: float | None
+    steal_share: float | None
+    foreign_share: float | None
     notes: list[str]
 
 

@@ -19,6 +19,14 @@ LATE_SHARE_OF_LIMIT = 0.02
 FEW_SENDS = 1_000
 """Below a thousand requests the p99 of lateness is one of the ten latest, which a single pause of the machine
 can set: twice as much is allowed."""
+LATE_OF_ALLOWED = 0.25
+"""Requests sent noticeably late may come to a quarter of the bad ones allowed: less moves no verdict that the
+interval around it leaves standing."""
+USUAL_ALLOWED = 0.01
+BUSY_WORKER = 0.8
+"""Cores' worth of work, waiting not counted, from which on a sending process falls behind now and then."""
+STOLEN, FOREIGN, THROTTLED_S = 0.02, 0.25, 0.05
+"""From here on they are named as the likely reason for a late generator; they decide nothing."""
 PLAN_SHARE = 0.995
 """Half a percent below plan is within what a rate's own interval leaves open."""
 TREND_GROWTH = 1.5
@@ -44,21 +52,20 @@ def lateness_allowed_s(limit_ms: float | None, sent: int) -> float | None:
 
 
 def generator_doubts(
-    health: Health, planned: int, sent: int, smallest_limit_ms: float | None
+    health: Health,
+    planned: int,
+    sent: int,
+    smallest_limit_ms: float | None,
+    allowed_share: float = USUAL_ALLOWED,
 ) -> tuple[Doubt, ...]:
-    """Doubts about the load itself: sent late, sent short of plan, or kept back by the in-flight bound."""
+    """Doubts about the load itself: sent late, sent short of plan, or kept back by the in-flight bound.
+
+    ``allowed_share`` is the share of requests that may be bad.
+    """
     doubts = []
-    allowed_s = lateness_allowed_s(smallest_limit_ms, sent)
-    if allowed_s is not None and smallest_limit_ms is not None and health.late_p99_s > allowed_s:
-        doubts.append(
-            Doubt(
-                "generator_late",
-                f"the load generator was late: p99 {health.late_p99_s * 1000:.3g} ms behind schedule, "
-                f"{allowed_s * 1000:.3g} ms allowed ({_lateness_rule(smallest_limit_ms, allowed_s)})",
-                "a quieter machine, or a lower rate",
-                ("latency",),
-            )
-        )
+    late = _late(health, sent, smallest_limit_ms, allowed_share)
+    if late:
+        doubts.append(Doubt("generator_late", late + _why_late(health), _remedy(health), ("latency",)))
     if health.not_sent:
         doubts.append(
             Doubt(
@@ -77,6 +84,46 @@ def generator_doubts(
             )
         )
     return tuple(doubts)
+
+
+def _late(health: Health, sent: int, limit_ms: float | None, allowed_share: float) -> str:
+    """How the generator was late, in words; empty where it was not."""
+    allowed_s = lateness_allowed_s(limit_ms, sent)
+    if allowed_s is None or limit_ms is None:
+        return ""
+    if health.late_p99_s > allowed_s:
+        return (
+            f"the load generator was late: p99 {health.late_p99_s * 1000:.3g} ms behind schedule, "
+            f"{allowed_s * 1000:.3g} ms allowed ({_lateness_rule(limit_ms, allowed_s)})"
+        )
+    if sent >= FEW_SENDS and health.late_share > LATE_OF_ALLOWED * allowed_share:
+        return (
+            f"the load generator was late: {health.late_share:.2%} of requests left more than a tenth of the "
+            f"bound behind schedule, {LATE_OF_ALLOWED * allowed_share:.2%} allowed (a quarter of the bad)"
+        )
+    return ""
+
+
+def _why_late(health: Health) -> str:
+    reasons = []
+    if health.throttled_s > THROTTLED_S:
+        reasons.append(f"the container's quota held it back for {health.throttled_s:.1f} s")
+    if health.steal_share > STOLEN:
+        reasons.append(f"the hypervisor took {health.steal_share:.0%} of the processor")
+    if health.foreign_share > FOREIGN:
+        reasons.append(f"other processes took {health.foreign_share:.0%} of the processor")
+    return "; " + ", ".join(reasons) if reasons else ""
+
+
+def _remedy(health: Health) -> str:
+    if health.throttled_s > THROTTLED_S:
+        return "a higher quota of processor time, or a lower rate"
+    if max(health.steal_share / STOLEN, health.foreign_share / FOREIGN) > 1:
+        return "a quieter machine: the runner is oversubscribed"
+    working = (health.cpu_s - health.spin_s) / health.wall_s if health.wall_s > 0 else 0.0
+    if health.workers and working > BUSY_WORKER * health.workers:
+        return f"{health.workers + 1} workers (--capacity-workers), or a lower rate"
+    return "a quieter machine, or a lower rate"
 
 
 def _lateness_rule(limit_ms: float, allowed_s: float) -> str:

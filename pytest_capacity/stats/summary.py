@@ -28,6 +28,13 @@ def lateness_of(samples: Samples) -> Lateness:
     return Lateness(max(0.0, float(p50)), max(0.0, float(p99)), max(0.0, float(late.max())))
 
 
+def late_share(samples: Samples, late_by_s: float) -> float:
+    """The share of the requests sent that left more than ``late_by_s`` after their intended time."""
+    late = samples.sent_s - samples.intended_s
+    late = late[~np.isnan(late)]
+    return float((late > late_by_s).mean()) if len(late) else 0.0
+
+
 def latencies_ms(samples: Samples) -> Floats:
     """Latencies from the intended send time in ascending order, ``inf`` where failed or never answered.
 

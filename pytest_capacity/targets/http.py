@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, TypeAlias
+from pathlib import Path
+from typing import Final, TypeAlias, get_args
 
 import numpy as np
 
-from pytest_capacity.protocols import Encoded, Endpoint, Json, Judge, Reply, Request
+from pytest_capacity.protocols import Encoded, Endpoint, Json, Judge, Reply, Request, Stream
 from pytest_capacity.targets.encoding import (
     TOKEN,
     check_headers,
@@ -25,6 +27,8 @@ __all__ = ["HttpTarget", "judge_reply"]
 Payload: TypeAlias = "Json | bytes"
 Draw: TypeAlias = Callable[[np.random.Generator], Payload]
 Headers: TypeAlias = Mapping[str, str] | Callable[[], Mapping[str, str]]
+
+STREAMS = get_args(Stream)
 
 DRAWN_PAYLOADS = 256
 """Enough that a cache in the server does not see a handful of requests over and over, and few enough that a
@@ -51,6 +55,10 @@ class HttpTarget:
     Generator. Replies with a status in ``good_statuses`` (200 to 299) that pass ``check`` are good. A
     request unanswered after ``timeout_s`` has failed. ``operation`` names the requests in reports.
 
+    ``verify_tls`` may name a PEM file of certificates to trust in place of the system's, ``client_cert`` the
+    PEM file of the client's own, alone or with that of its key. With ``unix_socket`` the connection is made
+    to that path. ``stream`` records when each "chunks" or server-sent "events" of a reply came.
+
     Credentials in the URL are sent as Basic authorization and shown nowhere.
     Raises TypeError or ValueError, saying what to write instead, for arguments that cannot be sent.
     """
@@ -68,7 +76,10 @@ class HttpTarget:
         check: Callable[[Reply], object] | None = None,
         timeout_s: float = 10.0,
         operation: str | None = None,
-        verify_tls: bool = True,
+        verify_tls: bool | str = True,
+        client_cert: str | tuple[str, str] | None = None,
+        unix_socket: str | None = None,
+        stream: Stream = "",
         refresh_headers_s: float = 60.0,
     ) -> None:
         self._address = parse_url(url)
@@ -84,7 +95,12 @@ class HttpTarget:
         self._timeout_s = _positive_s("timeout_s", timeout_s)
         self._refresh_headers_s = _positive_s("refresh_headers_s", refresh_headers_s)
         self._operation = operation or f"{self._method} {self._plain_path}"
-        self._verify_tls = verify_tls
+        self._verify_tls, self._ca_file = _verification(verify_tls)
+        self._cert_file, self._key_file = _certificate(client_cert)
+        self._unix_socket = _path("unix_socket", unix_socket)
+        if stream not in STREAMS:
+            raise ValueError(f"stream={stream!r} must be 'chunks' or 'events', or be left out")
+        self._stream: Stream = stream
         self._drawn_mean_bytes: float | None = None
 
     @property
@@ -100,10 +116,16 @@ class HttpTarget:
         return Encoded(
             endpoint=self._endpoint(),
             requests=tuple(self._request(*body) for body in bodies or [(b"", False)]),
-            judge=Judge("pytest_capacity.targets.http:judge_reply", self._settings(), self._judge_check()),
+            judge=Judge(
+                "pytest_capacity.targets.http:judge_reply",
+                self._settings(),
+                self._judge_check(),
+                by_status=self._check is None,
+            ),
             timeout_s=self._timeout_s,
             refresh_headers=None if self._headers_from is None else self._fresh_headers,
             refresh_every_s=self._refresh_headers_s,
+            stream=self._stream,
         )
 
     def describe(self) -> dict[str, Json]:
@@ -124,6 +146,8 @@ class HttpTarget:
             "good_statuses": "200-299" if statuses is None else list(statuses),
             "check": None if self._check is None else name_of(self._check),
             "timeout_s": self._timeout_s,
+            "unix_socket": self._unix_socket,
+            "stream": self._stream or None,
         }
 
     def explain(self, reply: Reply, request: Request) -> str:
@@ -137,7 +161,16 @@ class HttpTarget:
 
     def _endpoint(self) -> Endpoint:
         address = self._address
-        return Endpoint(address.scheme, address.host, address.port, verify_tls=self._verify_tls)
+        return Endpoint(
+            address.scheme,
+            address.host,
+            address.port,
+            verify_tls=self._verify_tls,
+            unix_path=self._unix_socket,
+            ca_file=self._ca_file,
+            cert_file=self._cert_file,
+            key_file=self._key_file,
+        )
 
     def _request(self, body: bytes, is_json: bool) -> Request:
         headers = self._headers
@@ -231,6 +264,29 @@ def _checkable(check: Callable[[Reply], object] | None) -> Callable[[Reply], obj
     if inspect.iscoroutinefunction(check):
         raise TypeError("check must not be async: it is given the whole reply and has nothing to await")
     return check
+
+
+def _verification(verify_tls: bool | str) -> tuple[bool, str | None]:
+    if isinstance(verify_tls, bool):
+        return verify_tls, None
+    return True, _path("verify_tls", verify_tls)
+
+
+def _certificate(client_cert: str | tuple[str, str] | None) -> tuple[str | None, str | None]:
+    if isinstance(client_cert, (tuple, list)):
+        if len(client_cert) != 2:
+            raise ValueError("client_cert must be a PEM file, or a pair of those of certificate and key")
+        return _path("client_cert", client_cert[0]), _path("client_cert", client_cert[1])
+    return _path("client_cert", client_cert), None
+
+
+def _path(name: str, value: str | None) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} must be a path, not {type(value).__name__}")
+    # Another process may have another working folder by then.
+    return str(Path(value).absolute())
 
 
 def _positive_s(name: str, value: float) -> float:
