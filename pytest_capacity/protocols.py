@@ -271,6 +271,13 @@ class LoadSession(Protocol):
         """Send one request outside any load and judge the reply; None where no reply came."""
         ...
 
+    def add(self, requests: Sequence[Request]) -> int:
+        """Have more requests ready to be sent; returns the index of the first.
+
+        Raises ValueError for one that cannot be written, or of an operation that the session does not know.
+        """
+        ...
+
     def play(self, first_row: int, intended_s: Floats, request_index: Ints) -> None:
         """Send open loop from now on: row ``first_row + i`` at ``intended_s[i]``, whatever is unanswered.
 

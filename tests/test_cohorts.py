@@ -122,3 +122,37 @@ def test_every_request_is_told_exactly_once_in_order(
 
     assert seen == intended.tolist()
     assert late <= int((done - intended > 0.5).sum())
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0, 3), st.floats(0, 2), st.booleans(), st.booleans()), min_size=1, max_size=40
+    ),
+    st.floats(0, 4),
+    st.floats(0, 4),
+)
+def test_looks_at_a_part_of_the_table_agree_with_a_look_at_all_of_it(
+    drawn: list[tuple[float, float, bool, bool]], one: float, other: float
+) -> None:
+    intended = sorted(row[0] for row in drawn)
+    table = planned(*intended)
+    sent = [i for i, row in enumerate(drawn) if row[2]]
+    done = [intended[i] + drawn[i][1] if drawn[i][3] else np.inf for i in sent]
+    table.update(told(sent, [intended[i] for i in sent], done))
+    table.withdraw(2.5)
+    start_s, end_s = min(one, other), max(one, other)
+    # What was withdrawn counts as due at 2.5, where the next probe begins.
+    kept = [i for i, at_s in enumerate(intended) if i in sent or at_s < 2.5]
+    inside = [i for i in kept if start_s <= intended[i] < end_s]
+
+    assert table.between(start_s, end_s).row.tolist() == inside
+    assert table.due(start_s, end_s) == len(inside)
+    for now_s in (1.0, 3.5):
+        open_at_s = [
+            intended[i]
+            for i, end in zip(sent, done, strict=True)
+            if np.isinf(end) and intended[i] <= now_s + 1
+        ]
+        oldest_s = now_s - min(open_at_s) if open_at_s else 0.0
+        assert table.oldest_unanswered_s(now_s) == oldest_s
+    assert table.have_left(np.arange(len(drawn) + 3)).tolist() == [i in sent for i in range(len(drawn) + 3)]

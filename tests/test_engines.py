@@ -227,6 +227,25 @@ class TestOpenLoop:
         operations = dict(zip(told.row[final].tolist(), told.operation[final].tolist(), strict=True))
         assert operations == {0: 1, 1: 0, 2: 0, 3: 1}
 
+    def test_requests_can_be_added_while_load_runs(self) -> None:
+        with servers.healthy() as server, loading(server.url + "/first") as load:
+            load.session.hold(0, 1, np.zeros(1, dtype=np.int64))
+            load.until(lambda: len(load.final) >= 2)
+            more = [replace(load.encoded.requests[0], path=path) for path in ("/a", "/b")]
+            first = load.session.add(more)
+            assert first == 1
+            now_s = load.session.now_s()
+            load.session.play(1000, np.full(2, now_s), np.array([first, first + 1]))
+            load.until(lambda: {1000, 1001} <= set(load.final))
+
+            with pytest.raises(ValueError, match="operation"):
+                load.session.add([replace(more[0], operation="unheard of")])
+            with pytest.raises(ValueError, match="line break"):
+                load.session.add([replace(more[0], path="/a\r\nb")])
+            with pytest.raises(ValueError, match="outside the 3 requests"):
+                load.session.play(2000, np.array([now_s]), np.array([3]))
+        assert server.paths()["/a"] == server.paths()["/b"] == 1
+
     def test_playing_anew_withdraws_exactly_the_rows_due_at_or_after_its_start(self) -> None:
         with servers.healthy() as server, loading(server.url) as load:
             at_s = load.session.now_s() + 0.3

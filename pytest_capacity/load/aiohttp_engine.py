@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_capacity.load.client import Flight, HttpClient, explain_failure
 from pytest_capacity.load.opening import check_openable
 from pytest_capacity.load.refresh import first_headers
-from pytest_capacity.load.sending import TOO_OLD, Desk, timed_out
+from pytest_capacity.load.sending import TOO_OLD, Desk, operation_numbers, timed_out
 from pytest_capacity.load.thread import ThreadSession
 from pytest_capacity.protocols import Encoded, Judgement, Outcome, Reply, Request
 
@@ -44,9 +44,8 @@ class AiohttpSender:
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
         self._loop = asyncio.get_running_loop()
-        self._requests = desk.encoded.requests
-        numbers = {name: number for number, name in enumerate(desk.encoded.operations)}
-        self._operation = [numbers[request.operation] for request in self._requests]
+        self._requests = list(desk.encoded.requests)
+        self._operation = operation_numbers(desk.encoded, self._requests)
         self._timeout_s = desk.encoded.timeout_s
         self._flights: dict[Flight, asyncio.Task[None]] = {}
         self._client = HttpClient(desk.encoded, desk.headers, self._now_s)
@@ -64,6 +63,11 @@ class AiohttpSender:
     async def exchange(self, request: Request) -> tuple[Reply | None, Judgement]:
         """Send one request outside the load and judge its reply."""
         return await self._attempt(Flight(-1, self._now_s(), request))
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Have more requests ready, numbered on from those there are."""
+        self._operation += operation_numbers(self._desk.encoded, requests)
+        self._requests += requests
 
     def foresee(self, *, open_loop: bool) -> None:
         """Connections are made when they are needed."""

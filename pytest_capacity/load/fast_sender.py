@@ -7,12 +7,12 @@ import contextlib
 import ssl
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_capacity.load.failures import why_not_connected
 from pytest_capacity.load.http11 import BUFFER_BYTES, BufferedConnection, Connection
-from pytest_capacity.load.sending import Desk, timed_out
+from pytest_capacity.load.sending import Desk, operation_numbers, timed_out
 from pytest_capacity.load.tls import tls_context
 from pytest_capacity.load.wire import Wires
 from pytest_capacity.protocols import Judgement, Outcome, Reply, Request
@@ -54,8 +54,7 @@ class FastSender:
         self.waits = 0
         self._loop = asyncio.get_running_loop()
         encoded = desk.encoded
-        numbers = {name: number for number, name in enumerate(encoded.operations)}
-        self._operation = [numbers[request.operation] for request in encoded.requests]
+        self._operation = operation_numbers(encoded, encoded.requests)
         self._headless = [request.method == "HEAD" for request in encoded.requests]
         self._wires = Wires(encoded.endpoint, encoded.requests, desk.headers)
         self._wires.prepare()
@@ -115,6 +114,12 @@ class FastSender:
         connection.answer = answer
         connection.send_late(wire, -1, 0, 0.0, 0.0, headless_body=request.method == "HEAD")
         await asyncio.wait([answer])
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Have more requests ready, numbered on from those there are."""
+        self._wires.add(requests)
+        self._operation += operation_numbers(self.desk.encoded, requests)
+        self._headless += [request.method == "HEAD" for request in requests]
 
     def foresee(self, *, open_loop: bool) -> None:
         """Hold connections ready for an open loop; a closed one needs no more than its concurrency."""

@@ -70,7 +70,8 @@ def parse_stat(stat: str, usable: set[int]) -> tuple[float, float, float] | None
     """Idle, busy and stolen seconds of the usable processors in ``/proc/stat``; None where none is there."""
     idle = busy = steal = 0
     found = False
-    for line in stat.splitlines():
+    # What follows the processors' lines is long and of no interest here.
+    for line in stat.partition("\nintr")[0].splitlines():
         name, *fields = line.split()
         if not (name.startswith("cpu") and name[3:].isdigit() and int(name[3:]) in usable):
             continue

@@ -37,19 +37,24 @@ def encoded_from_document(document: Mapping[str, Any], bodies: bytes) -> Encoded
     """The encoded target as it was, without the callable that refreshes its headers."""
     endpoint = dict(document["endpoint"])
     endpoint["addresses"] = tuple(endpoint["addresses"])
-    requests = []
-    start = 0
-    for listed in document["requests"]:
-        end = start + listed[4]
-        requests.append(request_from(listed, bodies[start:end]))
-        start = end
     return Encoded(
         endpoint=Endpoint(**endpoint),
-        requests=tuple(requests),
+        requests=tuple(requests_from(document["requests"], bodies)),
         judge=Judge(**document["judge"]),
         timeout_s=document["timeout_s"],
         stream=document["stream"],
     )
+
+
+def requests_from(listed: Sequence[Sequence[Any]], bodies: bytes) -> list[Request]:
+    """Requests whose bodies follow each other."""
+    requests = []
+    start = 0
+    for one in listed:
+        end = start + one[4]
+        requests.append(request_from(one, bodies[start:end]))
+        start = end
+    return requests
 
 
 def request_to_document(request: Request) -> list[Any]:

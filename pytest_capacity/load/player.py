@@ -6,12 +6,12 @@ import asyncio
 import time
 from array import array
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_capacity.load.pacing import Plan, Stretch
 from pytest_capacity.load.rows import Told
-from pytest_capacity.load.sending import Desk, MakeSender
+from pytest_capacity.load.sending import Desk, MakeSender, operation_numbers
 from pytest_capacity.load.spin import Lead
 from pytest_capacity.load.timer import Alarm
 from pytest_capacity.load.vitals import LoopMeter, Vitals
@@ -58,8 +58,7 @@ class Player:
         desk.failed = self._fail
         self._loop = asyncio.get_running_loop()
         self._sender = make_sender(desk)
-        operations = {name: number for number, name in enumerate(desk.encoded.operations)}
-        self._operation = array("H", [operations[request.operation] for request in desk.encoded.requests])
+        self._operation = array("H", operation_numbers(desk.encoded, desk.encoded.requests))
         self._timeout_s = desk.encoded.timeout_s
         self._origin_s = desk.origin_s
         self._max_in_flight = desk.max_in_flight
@@ -93,6 +92,11 @@ class Player:
         self._sender.foresee(open_loop=False)
         self._closed = _ClosedLoop(first_row, min(concurrency, self._max_in_flight), request_index)
         self._refill(self._closed)
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Have more requests ready, numbered on from those there are."""
+        self._operation.extend(operation_numbers(self.desk.encoded, requests))
+        self._sender.add(requests)
 
     def pause(self, at_s: float) -> None:
         """Withdraw the rows due at or after ``at_s`` and end a closed loop."""

@@ -7,7 +7,7 @@ event loop and belong to its thread.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -76,6 +76,10 @@ class Sender(Protocol):
         """Send one request outside the load and judge its reply; it becomes no row."""
         ...
 
+    def add(self, requests: Sequence[Request]) -> None:
+        """Have more requests ready, numbered on from those there are."""
+        ...
+
     def foresee(self, *, open_loop: bool) -> None:
         """Get ready for load, whose kind decides how many connections to hold ready."""
         ...
@@ -101,6 +105,15 @@ def timed_out(timeout_s: float, *, connected: bool) -> Judgement:
     if connected:
         return Judgement(Outcome.TIMEOUT, f"no complete reply within {timeout_s:g} s")
     return Judgement(Outcome.CONNECT, f"no connection within {timeout_s:g} s")
+
+
+def operation_numbers(encoded: Encoded, requests: Sequence[Request]) -> list[int]:
+    """Each request's operation as a number. Raises ValueError for one that the target has not named."""
+    numbers = {name: number for number, name in enumerate(encoded.operations)}
+    for request in requests:
+        if request.operation not in numbers:
+            raise ValueError(f"the operation {request.operation!r} is none of {', '.join(numbers)}")
+    return [numbers[request.operation] for request in requests]
 
 
 TOO_OLD = Judgement(Outcome.NOT_SENT, "due longer ago than timeout_s when its turn came")

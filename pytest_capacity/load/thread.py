@@ -12,9 +12,10 @@ import gc
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from pytest_capacity.load.limits import bound_by_files
+from pytest_capacity.load.opening import check_requests
 from pytest_capacity.load.pacing import request_indexes, stretch
 from pytest_capacity.load.player import Player
 from pytest_capacity.load.priority import wake_soon
@@ -61,6 +62,7 @@ class ThreadSession:
         self._judge = judge
         self._headers = headers
         self._make_sender = make_sender
+        self._requests = len(encoded.requests)
         self._note = note
         self._max_in_flight, self._bound_note = bound_by_files(max_in_flight)
         self._halted = threading.Event()
@@ -106,6 +108,16 @@ class ThreadSession:
         finally:
             answer.cancel()
 
+    def add(self, requests: Sequence[Request]) -> int:
+        """Have more requests ready to be sent; returns the index of the first.
+
+        Raises ValueError for one that cannot be written, or of an unknown operation.
+        """
+        check_requests(self._encoded, requests)
+        first, self._requests = self._requests, self._requests + len(requests)
+        self._post(lambda: self._player.add(requests))
+        return first
+
     def play(self, first_row: int, intended_s: Floats, request_index: Ints) -> None:
         """Send open loop from now on, replacing rows due at or after ``intended_s[0]``.
 
@@ -113,7 +125,7 @@ class ThreadSession:
 
         Raises ValueError where the columns do not fit each other or the requests.
         """
-        more = stretch(first_row, intended_s, request_index, len(self._encoded.requests))
+        more = stretch(first_row, intended_s, request_index, self._requests)
         self._post(lambda: self._player.play(more))
 
     def hold(self, first_row: int, concurrency: int, request_index: Ints) -> None:
@@ -121,7 +133,7 @@ class ThreadSession:
 
         Raises ValueError where there is no request to send or none to hold.
         """
-        indexes = request_indexes(request_index, len(self._encoded.requests))
+        indexes = request_indexes(request_index, self._requests)
         if not indexes or concurrency < 1:
             raise ValueError("a closed loop needs a concurrency of at least 1 and a request to send")
         self._post(lambda: self._player.hold(first_row, concurrency, indexes))

@@ -89,8 +89,8 @@ def _gc_collections() -> int:
     return sum(generation["collections"] for generation in gc.get_stats())
 
 
-class LatenessMeter:
-    """Sums up send lateness in one era: bins 2 % wide from a microsecond on, so any load costs the same."""
+class LatenessBins:
+    """Counts how late requests left: bins 2 % wide from a microsecond on, so any load costs the same."""
 
     _first_s = 1e-6
     _growth = math.log(1.02)
@@ -98,12 +98,46 @@ class LatenessMeter:
     _bins = 930
 
     def __init__(self) -> None:
+        self._counts: Ints = np.zeros(self._bins + 1, dtype=np.int64)
+        self.sent = 0
+        self.max_s = 0.0
+
+    def add(self, late_s: Floats) -> None:
+        """Take in by how much requests left late; what left early counts as on time."""
+        if not len(late_s):
+            return
+        late_s = np.maximum(late_s, 0.0)
+        self.sent += len(late_s)
+        self.max_s = max(self.max_s, float(late_s.max()))
+        self._counts += np.bincount(self._bin(late_s), minlength=self._bins + 1)
+
+    def quantile(self, share: float) -> float:
+        """The lateness that this share of requests did not exceed, at most 2 % too high; 0 without any."""
+        if not self.sent:
+            return 0.0
+        reached = int(np.searchsorted(np.cumsum(self._counts), share * self.sent))
+        return min(self._first_s * math.exp(reached * self._growth), self.max_s)
+
+    def share_above(self, late_s: float) -> float:
+        """The share of requests that left later than that, to the next bin."""
+        if not self.sent:
+            return 0.0
+        return float(self._counts[int(self._bin(np.array([late_s]))[0]) + 1 :].sum()) / self.sent
+
+    def _bin(self, late_s: Floats) -> Ints:
+        exponents = np.log(np.maximum(late_s, self._first_s) / self._first_s) / self._growth
+        return np.minimum(np.ceil(exponents), self._bins).astype(np.int64)
+
+
+class LatenessMeter:
+    """Sums up send lateness in one era."""
+
+    def __init__(self) -> None:
         self._begin(0)
 
     def _begin(self, era: int) -> None:
         self._era = era
-        self._counts: Ints = np.zeros(self._bins + 1, dtype=np.int64)
-        self._max_s = 0.0
+        self._late = LatenessBins()
         self._not_sent = 0
 
     def add(self, era: int, samples: Samples) -> None:
@@ -112,17 +146,14 @@ class LatenessMeter:
             self._begin(era)
         self._not_sent += int(np.count_nonzero(samples.outcome == Outcome.NOT_SENT))
         sent = samples.outcome == Outcome.PENDING
-        late_s = np.maximum(samples.sent_s[sent] - samples.intended_s[sent], 0.0)
-        if len(late_s):
-            self._max_s = max(self._max_s, float(late_s.max()))
-            self._counts += np.bincount(self._bin(late_s), minlength=self._bins + 1)
+        self._late.add(samples.sent_s[sent] - samples.intended_s[sent])
 
     def health(self, vitals: Vitals, max_in_flight: int, notes: tuple[str, ...]) -> Health:
         """The era's health; quantiles are at most 2 % too high."""
         return Health(
-            late_p50_s=self._quantile(0.5),
-            late_p99_s=self._quantile(0.99),
-            late_max_s=self._max_s,
+            late_p50_s=self._late.quantile(0.5),
+            late_p99_s=self._late.quantile(0.99),
+            late_max_s=self._late.max_s,
             not_sent=self._not_sent,
             max_in_flight=max_in_flight,
             loop_stall_s=vitals.loop_stall_s,
@@ -133,14 +164,3 @@ class LatenessMeter:
             connection_waits=vitals.connection_waits,
             spin_s=vitals.spin_s,
         )
-
-    def _bin(self, late_s: Floats) -> Ints:
-        exponents = np.log(np.maximum(late_s, self._first_s) / self._first_s) / self._growth
-        return np.minimum(np.ceil(exponents), self._bins).astype(np.int64)
-
-    def _quantile(self, share: float) -> float:
-        total = int(self._counts.sum())
-        if not total:
-            return 0.0
-        reached = int(np.searchsorted(np.cumsum(self._counts), share * total))
-        return min(self._first_s * math.exp(reached * self._growth), self._max_s)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from pytest_capacity import __version__
 from pytest_capacity.protocols import Endpoint, Request
@@ -50,7 +50,7 @@ class Wires:
 
     def __init__(self, endpoint: Endpoint, requests: tuple[Request, ...], fresh: Mapping[str, str]) -> None:
         self._host = host_header(endpoint)
-        self._requests = requests
+        self._requests = list(requests)
         self._fresh = dict(fresh)
         self._made: list[bytes | None] = [None] * len(requests)
 
@@ -58,6 +58,11 @@ class Wires:
         """Make them all. Raises ValueError for a request that cannot be written."""
         for index in range(len(self._requests)):
             self[index]
+
+    def add(self, requests: Sequence[Request]) -> None:
+        """Make the bytes of more requests. Raises ValueError for one that cannot be written."""
+        self._made += [self.of(request) for request in requests]
+        self._requests += requests
 
     def renew(self, fresh: Mapping[str, str]) -> None:
         """Replace headers of the same name from now on."""

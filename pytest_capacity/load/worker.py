@@ -24,7 +24,12 @@ from typing import Any
 from pytest_capacity.load.fast_sender import FastSender
 from pytest_capacity.load.frames import Frame, Unpacker, pack
 from pytest_capacity.load.limits import bound_by_files
-from pytest_capacity.load.messages import answer_to_document, encoded_from_document, request_from
+from pytest_capacity.load.messages import (
+    answer_to_document,
+    encoded_from_document,
+    request_from,
+    requests_from,
+)
 from pytest_capacity.load.pacing import Stretch
 from pytest_capacity.load.player import Player
 from pytest_capacity.load.priority import wake_soon
@@ -112,6 +117,7 @@ class Worker:
         self._parent = os.getppid()
         self._do: dict[str, Callable[[Frame], None]] = {
             "open": self._open,
+            "add": self._add,
             "play": self._play,
             "hold": self._hold,
             "pause": self._pause,
@@ -169,6 +175,10 @@ class Worker:
         self._pacing = self._loop.create_task(self._player.run())
         self._flush_often(self._player)
         self._link.send({"kind": "opened", "max_in_flight": bound})
+
+    def _add(self, frame: Frame) -> None:
+        if self._player is not None:
+            self._player.add(requests_from(frame.document["requests"], frame.data))
 
     def _play(self, frame: Frame) -> None:
         descriptor = self._descriptors.popleft()

@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from typing import Any
 from pytest_capacity.load.bystanders import Bystanders
 from pytest_capacity.load.frames import Frame
 from pytest_capacity.load.messages import answer_from, encoded_to_document, request_to_document
-from pytest_capacity.load.pacing import request_indexes, stretch
+from pytest_capacity.load.opening import check_requests
+from pytest_capacity.load.pacing import check_columns, request_indexes
 from pytest_capacity.load.refresh import HeaderRefresher
 from pytest_capacity.load.renumber import Renumbering
 from pytest_capacity.load.rows import Told, samples_of
@@ -81,6 +82,7 @@ class WorkerSession:
         """
         self._encoded = encoded
         self._session_of = session_of
+        self._requests = len(encoded.requests)
         self._origin_s = time.monotonic()
         self._changed = threading.Condition()
         self._cuts = 0
@@ -129,6 +131,18 @@ class WorkerSession:
             pass
         raise RuntimeError(self._halted_why or "the session is closed")
 
+    def add(self, requests: Sequence[Request]) -> int:
+        """Have more requests ready to be sent; returns the index of the first.
+
+        Raises ValueError for one that cannot be written, or of an unknown operation.
+        """
+        check_requests(self._encoded, requests)
+        first, self._requests = self._requests, self._requests + len(requests)
+        document = {"kind": "add", "requests": [request_to_document(request) for request in requests]}
+        for number in range(len(self._desks)):
+            self._send(number, document, b"".join(request.body for request in requests))
+        return first
+
     def play(self, first_row: int, intended_s: Floats, request_index: Ints) -> None:
         """Send open loop from now on, replacing rows due at or after ``intended_s[0]``.
 
@@ -136,7 +150,7 @@ class WorkerSession:
 
         Raises ValueError where the columns do not fit each other or the requests.
         """
-        stretch(first_row, intended_s, request_index, len(self._encoded.requests))
+        check_columns(intended_s, request_index, self._requests)
         if not len(intended_s):
             return
         session = None if self._session_of is None else self._session_of[request_index]
@@ -156,7 +170,7 @@ class WorkerSession:
 
         Raises ValueError where there is no request to send or none to hold.
         """
-        indexes = request_indexes(request_index, len(self._encoded.requests))
+        indexes = request_indexes(request_index, self._requests)
         if not indexes or concurrency < 1:
             raise ValueError("a closed loop needs a concurrency of at least 1 and a request to send")
         first = self._numbers.begin_closed(first_row)

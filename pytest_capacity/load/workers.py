@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import site
 import socket
 import subprocess
 import sys
@@ -39,9 +40,6 @@ class WorkerProcess:
     def __init__(self) -> None:
         ours, theirs = socket.socketpair()
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the worker
-        root = str(Path(pytest_capacity.protocols.__file__).parent.parent)
-        environment = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN_HOOKS)}
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, this package
                 [sys.executable, "-m", "pytest_capacity.load.worker", str(theirs.fileno())],
@@ -49,9 +47,9 @@ class WorkerProcess:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=self._errors,
-                env=environment,
+                env=worker_environment(),
                 # With -m the working folder is searched first: a json.py there must not replace Python's.
-                cwd=root,
+                cwd="/",
             )
         self.owner = os.getpid()
         self._socket = ours
@@ -106,6 +104,9 @@ class WorkerProcess:
 
     def end(self) -> None:
         """Have it end, by force if need be."""
+        # A listener that waits for it would keep the socket open.
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         try:
             self._process.wait(END_S)
@@ -113,6 +114,15 @@ class WorkerProcess:
             self._process.kill()
             self._process.wait()
         self._errors.close()
+
+
+def worker_environment() -> dict[str, str]:
+    """This process's environment without coverage's hooks; with this package where it is not installed."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(_FOREIGN_HOOKS)}
+    root = str(Path(pytest_capacity.protocols.__file__).parent.parent)
+    if root not in {*site.getsitepackages(), site.getusersitepackages()}:
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return environment
 
 
 _idle: list[WorkerProcess] = []

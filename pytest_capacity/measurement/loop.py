@@ -18,6 +18,7 @@ import numpy as np
 
 from pytest_capacity.load.guard import Ceilings, LoadRefused, StopRule, UnresolvedHost, check_allowed, resolve
 from pytest_capacity.load.refresh import TargetUnavailable
+from pytest_capacity.measurement.tally import ProbeTally
 from pytest_capacity.measurement.waiting import heed, unless_interrupted
 from pytest_capacity.protocols import (
     Encoded,
@@ -31,18 +32,20 @@ from pytest_capacity.protocols import (
     Probe,
     Reply,
     Request,
-    Samples,
     Target,
 )
 from pytest_capacity.results.measured import PreflightReply
 from pytest_capacity.results.redact import HARMLESS_HEADERS
 from pytest_capacity.slo import CapacityUsageError
 from pytest_capacity.stats.cohorts import TICK_S, Cohorts, RowTable
-from pytest_capacity.stats.summary import failed_share, late_share, lateness_of
+from pytest_capacity.stats.summary import failed_share
 from pytest_capacity.traffic.arrivals import Arrivals, make_schedule
 
 LEAD_S = 0.01
 """A probe begins this much after it was decided, so that its first request can leave on time."""
+
+RECENT_PROBES = 3
+"""What is told belongs to the present probe or, for some moments after its end, to the one before."""
 
 LATE_BY = 0.1
 """A request sent a tenth of the bound too late may be bad for that alone."""
@@ -117,6 +120,7 @@ class ProbeLog:
     start_s: float
     end_s: float | None = None
     told: bool = False
+    tally: ProbeTally = field(default_factory=ProbeTally)
 
 
 class PreflightFailed(Exception):
@@ -334,7 +338,11 @@ class LoadRun:
         return unless_interrupted(call, self.conditions.interrupted)
 
     def _take(self, report: LoadReport) -> None:
+        left = self.table.have_left(report.samples.row)
         self.table.update(report.samples)
+        for log in self.probes[-RECENT_PROBES:]:
+            end_s = np.inf if log.end_s is None else self.base_s + log.end_s
+            log.tally.add(report.samples, left, self.base_s + log.start_s, end_s)
         self.last_s = max(self.last_s, report.now_s)
         self.health = report.health
         self.examples = report.examples or self.examples
@@ -346,8 +354,7 @@ class LoadRun:
         cohorts = _NOTHING
         if self.table.all_told(start_s):
             cohorts = self.table.take_final(report.now_s, start_s=start_s)
-        samples = self.table.between(start_s, report.now_s)
-        self._tell_one(controller, self.probes[-1], samples, cohorts, report)
+        self._tell_one(controller, self.probes[-1], self.table.due(start_s, report.now_s), cohorts, report)
         if self.stopped:
             controller.halt(self.stopped)
         self._show(report.now_s, probe, controller)
@@ -361,26 +368,21 @@ class LoadRun:
             cohorts = self.table.take_final(report.now_s, start_s=start_s, end_s=end_s)
             log.told = self.table.all_told(end_s)
             if len(cohorts.intended_s):
-                self._tell_one(controller, log, self.table.between(start_s, end_s), cohorts, report)
+                self._tell_one(controller, log, self.table.due(start_s, end_s), cohorts, report)
             if not log.told:
                 return
 
     def _tell_one(
-        self, controller: Controller, log: ProbeLog, samples: Samples, cohorts: Cohorts, report: LoadReport
+        self, controller: Controller, log: ProbeLog, planned: int, cohorts: Cohorts, report: LoadReport
     ) -> None:
-        late = lateness_of(samples)
-        health = replace(report.health, late_p50_s=late.p50_s, late_p99_s=late.p99_s, late_max_s=late.max_s)
-        health = replace(health, late_share=late_share(samples, LATE_BY * self.late_after_s))
-        health = replace(health, not_sent=int((samples.outcome == Outcome.NOT_SENT).sum()))
-        if log.probe.kind == "closed":
-            # A closed loop has no schedule to be late for.
-            health = replace(health, late_p50_s=0.0, late_p99_s=0.0, late_max_s=0.0, late_share=0.0)
+        closed = log.probe.kind == "closed"
+        health = log.tally.health(report.health, closed=closed, late_by_s=LATE_BY * self.late_after_s)
         controller.tell(
             Observation(
                 probe_id=log.probe.id,
                 now_s=report.now_s - self.base_s,
-                planned=len(samples),
-                sent=int((~np.isnan(samples.sent_s)).sum()),
+                planned=planned,
+                sent=log.tally.sent,
                 in_flight=report.in_flight,
                 oldest_age_s=self.table.oldest_unanswered_s(report.now_s),
                 health=health,

@@ -11,10 +11,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from pytest_capacity.protocols import Floats, Ints, Outcome, Outcomes, Samples
+from pytest_capacity.protocols import Floats, Ints, Outcome, Outcomes, Samples, empty_samples
 
 TICK_S = 0.25
 """The length of a cohort, and about the time between two observations (design.md section 6)."""
+
+SLACK_S = 1.0
+"""Rows of a closed loop over several workers may stand a little out of order."""
 
 _EMPTY: dict[str, tuple[npt.DTypeLike, float]] = {
     "intended_s": (np.float64, np.nan),
@@ -50,6 +53,7 @@ class RowTable:
         self._count = 0
         self._withdrawn = np.empty(0, dtype=np.bool_)
         self._told = 0
+        self._ended = 0
 
     def __len__(self) -> int:
         return self._count
@@ -79,7 +83,9 @@ class RowTable:
         for column in fields(Samples):
             if column.name in self._columns:
                 self._columns[column.name][samples.row] = getattr(samples, column.name)
-        self._withdrawn[samples.row] = False
+        if self._withdrawn[samples.row].any():
+            self._withdrawn[samples.row] = False
+            self._ended = min(self._ended, int(samples.row.min()))
 
     def take_final(self, now_s: float, *, start_s: float, end_s: float = np.inf) -> Cohorts:
         """Tell, once and in order, the cohorts of the load since ``start_s`` that have become final by now.
@@ -87,14 +93,16 @@ class RowTable:
         Ticks are counted from ``start_s``. Rows due from ``end_s`` on belong to the next probe; with
         ``now_s`` at or past ``end_s`` a last, shorter tick ends there.
         """
-        intended = self._columns["intended_s"][self._told : self._count]
-        outcome = self._columns["outcome"][self._told : self._count]
-        known = (outcome != Outcome.PENDING) | (now_s - intended > self._limit_s)
-        known |= self._withdrawn[self._told : self._count]
         complete_until = start_s + TICK_S * np.floor((now_s - start_s) / TICK_S + 1e-9)
         if now_s >= end_s:
             complete_until = end_s
-        count = _first_true(intended >= min(complete_until, end_s))
+        until_s = min(complete_until, end_s)
+        last = self._place(until_s + SLACK_S)
+        intended = self._columns["intended_s"][self._told : last]
+        outcome = self._columns["outcome"][self._told : last]
+        known = (outcome != Outcome.PENDING) | (now_s - intended > self._limit_s)
+        known |= self._withdrawn[self._told : last]
+        count = _first_true(intended >= until_s)
         open_row = _first_true(~known[:count])
         if open_row < count:
             # A tick with one open request is not told yet, nor is any tick after it.
@@ -106,7 +114,8 @@ class RowTable:
 
     def all_told(self, end_s: float) -> bool:
         """Whether every row due before ``end_s`` has been told."""
-        return not bool((self._columns["intended_s"][self._told : self._count] < end_s).any())
+        last = self._place(end_s + SLACK_S)
+        return not bool((self._columns["intended_s"][self._told : last] < end_s).any())
 
     def _cohorts(self, rows: slice, now_s: float) -> Cohorts:
         kept = ~self._withdrawn[rows]
@@ -118,18 +127,49 @@ class RowTable:
         return Cohorts(intended, latency, outcome, self._columns["operation"][rows][kept])
 
     def between(self, start_s: float, end_s: float) -> Samples:
-        """The rows due from ``start_s`` to before ``end_s``, withdrawn ones left out."""
-        intended = self._columns["intended_s"][: self._count]
-        due = (intended >= start_s) & (intended < end_s)
-        rows: Ints = np.flatnonzero(due & ~self._withdrawn[: self._count])
+        """The rows due from ``start_s`` to before ``end_s``, withdrawn ones left out.
+
+        Where these are all of a stretch the columns are views: they change with the table.
+        """
+        first, last = self._place(start_s - SLACK_S), self._place(end_s + SLACK_S)
+        intended = self._columns["intended_s"][first:last]
+        kept = (intended >= start_s) & (intended < end_s) & ~self._withdrawn[first:last]
+        rows: Ints = first + np.flatnonzero(kept)
+        if not len(rows):
+            return empty_samples()
+        if len(rows) == rows[-1] - rows[0] + 1:
+            stretch = slice(int(rows[0]), int(rows[-1]) + 1)
+            return Samples(row=rows, **{name: column[stretch] for name, column in self._columns.items()})
         return Samples(row=rows, **{name: column[rows] for name, column in self._columns.items()})
+
+    def have_left(self, rows: Ints) -> npt.NDArray[np.bool_]:
+        """Which of these rows were told as sent."""
+        known = rows < self._count
+        left = np.zeros(len(rows), dtype=np.bool_)
+        left[known] = ~np.isnan(self._columns["sent_s"][rows[known]])
+        return left
+
+    def due(self, start_s: float, end_s: float) -> int:
+        """How many rows were due from ``start_s`` to before ``end_s``, withdrawn ones left out."""
+        first, last = self._place(start_s), self._place(end_s)
+        return last - first - int(np.count_nonzero(self._withdrawn[first:last]))
 
     def oldest_unanswered_s(self, now_s: float) -> float:
         """The age of the oldest request that was sent and not answered; 0 where there is none."""
-        part = slice(0, self._count)
+        last = self._place(now_s + SLACK_S)
+        ended = (self._columns["outcome"][self._ended : last] != Outcome.PENDING) | self._withdrawn[
+            self._ended : last
+        ]
+        # What ended once stays so: the search begins where it stopped before.
+        self._ended += _first_true(~ended)
+        part = slice(self._ended, last)
         sent = ~np.isnan(self._columns["sent_s"][part])
         waiting = sent & (self._columns["outcome"][part] == Outcome.PENDING)
         return now_s - float(self._columns["intended_s"][part][waiting].min()) if waiting.any() else 0.0
+
+    def _place(self, at_s: float) -> int:
+        """The first row due at ``at_s`` or later, give or take those of a closed loop's moment."""
+        return int(np.searchsorted(self._columns["intended_s"][: self._count], at_s))
 
     def _grow(self, count: int) -> None:
         capacity = len(self._withdrawn)
