@@ -4,6 +4,8 @@
 
 Starts the example's server (``make demo`` sets it up), runs N searches, then sustain runs at 0.9 and 1.1 of
 their median, and, where its path is given, npm's ``loadtest``, which sends open loop at an even pace.
+With ``--hey PATH`` it finds the rate that ``hey -q`` shows the server to hold with one request over and over,
+and judges 0.7 and 1.3 times that rate, ten times each, with the same request.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from types import ModuleType
 import numpy as np
 
 from pytest_capacity import HttpTarget
-from pytest_capacity.load.aiohttp_engine import AiohttpEngine
+from pytest_capacity.load.engines import engine_named
 from pytest_capacity.measurement import Conditions, Question, Requirement, SearchRun, SustainRun
 from pytest_capacity.slo import SLO
 
@@ -117,6 +119,45 @@ def outside(loadtest: str, url: str, rate: float, bodies: Path) -> str:
     return f"p99 {p99[1] if p99 else '?'} ms, {achieved[1] if achieved else '?'}/s sent"
 
 
+def held(hey: str, url: str, body: Path, limit_ms: float) -> float:
+    """The highest rate of a ladder, 15 % a rung, at which hey sees 99 % within the limit."""
+    rate, best = 20.0, 0.0
+    while True:
+        p99_ms, achieved = heyed(hey, url, body, rate)
+        print(f"hey -q at {rate:.0f}/s: p99 {p99_ms:.1f} ms, {achieved:.0f}/s", flush=True)
+        if p99_ms > limit_ms or achieved < 0.9 * rate:
+            return best
+        best, rate = achieved, rate * 1.15 if rate > 200 else rate * 1.5
+
+
+def heyed(hey: str, url: str, body: Path, rate: float) -> tuple[float, float]:
+    """The p99 in ms and the requests a second that hey tells of ten seconds at a rate, over 50 workers."""
+    command = [hey, "-z", "10s", "-c", "50", "-q", f"{rate / 50:g}", "-m", "POST", "-T", "application/json"]
+    said = subprocess.run(
+        [*command, "-D", str(body), url], capture_output=True, text=True, timeout=60, check=False
+    ).stdout
+    p99, achieved = re.search(r"99%+ in ([\d.]+)", said), re.search(r"Requests/sec:\s+([\d.]+)", said)
+    return float(p99[1]) * 1000 if p99 else float("inf"), float(achieved[1]) if achieved else 0.0
+
+
+def against_hey(hey: str, url: str, limit_ms: float, *, body: object, folder: Path, runs: int) -> None:
+    """Judge 0.7 and 1.3 times the rate that hey shows, and print the verdicts."""
+    path = folder / "body.json"
+    path.write_text(json.dumps(body))
+    rate = held(hey, url, path, limit_ms)
+    target = HttpTarget(url, body=path.read_bytes(), headers={"Content-Type": "application/json"})
+    for share in (0.7, 1.3):
+        for seed in range(runs):
+            requirement = Requirement(SLO(p99_ms=limit_ms), share * rate)
+            run = SustainRun(target, requirement, Conditions(engine_named("fast"), seed)).run()
+            assert run.result
+            print(
+                f"sustain at {share:g} x {rate:.0f}/s, run {seed}: {run.verdict}, {run.result.load_s:.0f} s, "
+                f"{run.result.bad_share:.2%} late; {'; '.join(d.text for d in run.doubts)}",
+                flush=True,
+            )
+
+
 def write_bodies(query: Callable[[np.random.Generator], object], folder: Path) -> Path:
     """A request generator for ``loadtest`` that draws from the example's traffic."""
     rng = np.random.default_rng(1)
@@ -140,15 +181,28 @@ def main() -> None:
     parser.add_argument("--budget-s", type=float, default=60.0)
     parser.add_argument("--soak-s", type=float, default=60.0)
     parser.add_argument("--loadtest", help="the path of npm's loadtest")
+    parser.add_argument("--hey", help="the path of hey, to judge what it shows")
+    parser.add_argument("--runs", type=int, default=10, help="at each share of hey's rate (10)")
     given = parser.parse_args()
     slo = SLO(p99_ms=LIMITS_MS[given.name])
     query = example(given.name).query
     with serving(given.name) as url, tempfile.TemporaryDirectory() as folder:
+        if given.hey:
+            body = query(np.random.default_rng(1))
+            against_hey(
+                given.hey,
+                url + PATHS[given.name],
+                LIMITS_MS[given.name],
+                body=body,
+                folder=Path(folder),
+                runs=given.runs,
+            )
+            return
         target = HttpTarget(url + PATHS[given.name], payloads=query)
         found: list[float] = []
         for seed in range(given.searches):
             question = Question(slo, budget_s=given.budget_s, max_qps=MOST_QPS[given.name])
-            measured = SearchRun(target, question, Conditions(AiohttpEngine(), seed)).run()
+            measured = SearchRun(target, question, Conditions(engine_named("fast"), seed)).run()
             capacity = measured.capacity
             assert capacity
             print(
@@ -162,7 +216,7 @@ def main() -> None:
         middle = statistics.median(found)
         for share in (0.9, 1.1):
             requirement = Requirement(slo, share * middle, budget_s=given.soak_s, min_s=given.soak_s * 0.6)
-            soak = SustainRun(target, requirement, Conditions(AiohttpEngine(), 1)).run()
+            soak = SustainRun(target, requirement, Conditions(engine_named("fast"), 1)).run()
             assert soak.result
             print(
                 f"soak at {share:g} x median = {share * middle:.1f}/s: {soak.verdict}, "

@@ -1,0 +1,1 @@
+"""How wrong a capacity is, from a constant trickle of one payload up to replayed traffic."""

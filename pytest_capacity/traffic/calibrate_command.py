@@ -1,0 +1,90 @@
+"""What ``pytest-capacity calibrate`` does: fit a model to a trace, store it, tell how close it comes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pytest_capacity.protocols import Json
+from pytest_capacity.traffic.calibration import calibrate
+from pytest_capacity.traffic.columns import load_recording
+from pytest_capacity.traffic.fidelity import Statistic, as_json, fidelity, within_tolerance
+from pytest_capacity.traffic.generation import generate
+from pytest_capacity.traffic.pattern import observe
+from pytest_capacity.traffic.workload import as_text, write_text
+from pytest_capacity.traffic.workload_reading import parse_workload
+
+_MARKS = {True: "ok", False: "OUT", None: "?"}
+
+
+@dataclass(frozen=True, slots=True)
+class Calibrated:
+    """One JSON document, the same in lines for people, and whether no statistic is outside its tolerance."""
+
+    document: dict[str, Json]
+    lines: list[str]
+    within_tolerance: bool
+
+
+def calibrate_file(trace: Path, out: Path, seed: int = 0) -> Calibrated:
+    """Fit a model to a trace, write it to ``out``, and compare a cycle generated from it with the trace.
+
+    Raises TraceError, with file and line, for a bad trace, ValueError for a negative seed, OSError where a
+    file cannot be read or written; ``out`` is then as it was before.
+    """
+    if seed < 0:
+        raise ValueError(f"--seed {seed} must be 0 or more")
+    recording = load_recording(trace)
+    header = recording.header
+    observed = observe(recording, seed=seed)
+    text = as_text(
+        calibrate(
+            observed.traffic,
+            seed=seed,
+            name=header.name,
+            class_=header.class_,
+            tick_s=observed.tick_s,
+            notes=observed.warnings,
+        )
+    )
+    # What is judged is the model as a reader of the file has it.
+    vector = fidelity(observed.traffic, generate(parse_workload(text), seed))
+    write_text(out, text)
+    good = within_tolerance(vector)
+    document: dict[str, Json] = {
+        "out": str(out),
+        "bytes": len(text.encode("utf-8")),
+        "rows": len(recording),
+        "mean_qps": observed.traffic.rate_qps,
+        "clock": header.clock,
+        "resolution_s": header.resolution_s,
+        "spread_within_s": observed.tick_s,
+        "sampling": header.sampling,
+        "seed": seed,
+        "within_tolerance": good,
+        "fidelity": as_json(vector),
+        "warnings": list(observed.warnings),
+    }
+    return Calibrated(document, _lines(document, vector, observed.warnings), good)
+
+
+def _lines(document: dict[str, Json], vector: tuple[Statistic, ...], warnings: Iterable[str]) -> list[str]:
+    width = max(len(statistic.name) for statistic in vector)
+    lines = [
+        f"{document['rows']:,} requests at {document['mean_qps']:.4g}/s, seed {document['seed']}",
+        f"     {'statistic':<{width}} {'recorded':>10} {'workload':>10} {'distance':>10} {'tolerance':>10}",
+    ]
+    for one in vector:
+        bound = f"{'' if one.at_most else '>= '}{one.tolerance:g}"
+        figures = " ".join(f"{_shown(value):>10}" for value in (one.recorded, one.workload, one.measure))
+        note = f"  {one.note}" if one.note else ""
+        lines.append(f"{_MARKS[one.ok]:<4} {one.name:<{width}} {figures} {bound:>10}{note}")
+    lines += [f"warning: {warning}" for warning in warnings]
+    outside = sum(one.ok is False for one in vector)
+    said = f"{outside} of {len(vector)} outside their tolerance" if outside else "all within tolerance"
+    return [*lines, f"{said}; wrote {document['out']} ({document['bytes']:,} bytes)"]
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

@@ -1,0 +1,210 @@
+"""What every importer works with: where from, how asked, what it found, and where bodies go."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import secrets
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pytest_capacity.traffic.bodies import BodyStore
+from pytest_capacity.traffic.lines import TraceError, numbered_lines
+from pytest_capacity.traffic.redaction import without_secrets
+from pytest_capacity.traffic.times import Clock, Unit
+from pytest_capacity.traffic.trace import PARSE, TraceHeader, TraceRow, decode
+
+NO_REQUESTS = frozenset({"replayed reply", "not a server's span", "neither a request nor a reply"})
+"""Reasons to leave out what is in good order and no request."""
+
+NOT_JSON = "not JSON"
+
+INLINE_BYTES = 4096
+"""A body that is no JSON and larger than this lies beside the trace: once, however often it was sent."""
+
+
+@dataclass(frozen=True)
+class ImportOptions:
+    """How a file is to be read: columns are for tables, the rest is for every format.
+
+    ``sizes`` gives the column of each size's name. ``sampling`` is the share of the traffic that was
+    recorded, where the file does not tell. Keys and sessions are hashed with ``salt``, which is stored
+    nowhere, unless ``plain_keys`` asks for them as they are.
+    """
+
+    time_col: str | None = None
+    time_unit: Unit | None = None
+    sizes: Mapping[str, str] = field(default_factory=dict)
+    op_col: str | None = None
+    key_col: str | None = None
+    session_col: str | None = None
+    duration_col: str | None = None
+    group_col: str | None = None
+    sampling: float | None = None
+    mixed_zones: bool = False
+    plain_keys: bool = False
+    allow_cut: bool = False
+    salt: bytes = field(default_factory=lambda: secrets.token_bytes(16), repr=False)
+
+    def table_options(self) -> list[str]:
+        """The options given that only a table has a use for, as the command line writes them."""
+        names = ("time_col", "time_unit", "op_col", "key_col", "session_col", "duration_col", "group_col")
+        given = [f"--{name.replace('_', '-')}" for name in names if getattr(self, name) is not None]
+        return given + ["--size"] * bool(self.sizes)
+
+
+@dataclass(slots=True)
+class Findings:
+    """What an importer found out about a file.
+
+    ``clock`` says what the times are (``arrival`` or ``completion``), ``digits_ns`` how fine, ``sampling``
+    the share of the traffic that was recorded (None: unknown). ``zone`` is what a wall clock's time is
+    written with. ``header`` is that of a native trace. ``dropped`` counts the rows left out by reason,
+    ``first_dropped`` tells the first line of each. ``notes`` are for people.
+    """
+
+    clock: str = "arrival"
+    digits_ns: int | None = None
+    sampling: float | None = 1.0
+    prefix_block: int | None = None
+    zone: str = ""
+    header: TraceHeader | None = None
+    dropped: Counter[str] = field(default_factory=Counter)
+    first_dropped: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def drop(self, reason: str, line: int) -> None:
+        """Count a row that is left out."""
+        self.dropped[reason] += 1
+        self.first_dropped.setdefault(reason, line)
+
+    def note(self, text: str) -> None:
+        """Tell something once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def take_over(self, other: Findings) -> None:
+        """Add what was found in a file of payloads, whose rows will be used."""
+        self.prefix_block = other.prefix_block
+        for reason, count in other.dropped.items():
+            self.dropped[reason] += count
+            self.first_dropped.setdefault(reason, other.first_dropped[reason])
+        for text in other.notes:
+            self.note(text)
+
+
+class Arrived(NamedTuple):
+    """A row as found, its ``t`` not known yet; ``time_ns`` is None in a format without times."""
+
+    time_ns: int | None
+    row: TraceRow
+    line: int
+    latency_ns: int = -1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One file to be imported."""
+
+    path: Path
+    options: ImportOptions
+    findings: Findings
+    bodies: BodyStore
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """The file's lines with their numbers; raises TraceError where it is no text."""
+        for line in numbered_lines(self.path, allow_cut=self.options.allow_cut):
+            yield line.number, decode(line)
+
+    def json_lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The file's JSON objects; a line that is none is dropped and counted, but for the first.
+
+        Raises TraceError where the first line is no JSON.
+        """
+        read_any = False
+        for number, text in self.lines():
+            try:
+                fields = PARSE(text)
+            except (ValueError, RecursionError):
+                # The first line says what the file is: a wrong one means a wrong file.
+                if not read_any:
+                    raise TraceError(NOT_JSON, line=number) from None
+                self.findings.drop(NOT_JSON, number)
+                continue
+            read_any = True
+            if isinstance(fields, dict):
+                yield number, fields
+            else:
+                self.findings.drop("not a JSON object", number)
+
+    def clock(self, unit: Unit | None = None) -> Clock:
+        """A reader for one column of times."""
+        return Clock(unit, mixed_zones=self.options.mixed_zones)
+
+    def tell_clock(self, clock: Clock) -> None:
+        """Take over what a clock has seen by the file's end."""
+        self.findings.digits_ns = clock.digits_ns
+        self.findings.zone = "Z" if clock.zone_s is not None or clock.unit != "iso" else ""
+        if clock.daylight_saving:
+            self.findings.note("time zones an hour apart, taken for daylight saving time")
+
+    def hashed(self, value: object) -> str | None:
+        """A key or session without what it says, None for an empty one; equal ones stay equal."""
+        text = "" if value is None else str(value)
+        if not text or self.options.plain_keys:
+            return text or None
+        return hashlib.blake2b(
+            text.encode("utf-8", "replace"), digest_size=8, key=self.options.salt
+        ).hexdigest()
+
+    def put_body(self, row: TraceRow, data: bytes, *, as_json: bool = True) -> None:
+        """Give a row its body, as JSON with secrets masked where it is some; ``size`` counts its bytes."""
+        if not data:
+            return
+        row.size["bytes"] = len(data)
+        if as_json and self._put_json(row, data):
+            return
+        if len(data) > INLINE_BYTES:
+            row.body_ref = self.bodies.put(data)
+        else:
+            row.body_b64 = base64.b64encode(data).decode("ascii")
+
+    def put_json(self, row: TraceRow, body: Any) -> None:
+        """Give a row its JSON body; ``size`` counts the bytes of its shortest form."""
+        if body is None:
+            return
+        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+        row.size["bytes"] = len(text.encode("utf-8", "backslashreplace"))
+        row.body = without_secrets(body)
+
+    def _put_json(self, row: TraceRow, data: bytes) -> bool:
+        if data.lstrip()[:1] not in (b"{", b"["):
+            return False
+        try:
+            row.body = without_secrets(PARSE(data.decode("utf-8")))
+        except (ValueError, RecursionError):
+            return False
+        return True
+
+
+Importer = Callable[[Job], Iterator[Arrived]]
+
+
+def from_base64(text: object) -> bytes | None:
+    """The bytes of a text in base64, None where it is none."""
+    if not isinstance(text, str):
+        return None
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def whole(value: float) -> float:
+    """A number as an int where it is one: sizes mostly are."""
+    return int(value) if float(value).is_integer() else value
