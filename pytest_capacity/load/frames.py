@@ -43,7 +43,7 @@ class Unpacker:
 
     _rest: bytearray = field(default_factory=bytearray)
 
-    def feed(self, data: bytes) -> Iterator[Frame]:
+    def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
         """The frames that are whole by now. Raises ValueError where the bytes are no frame."""
         self._rest += data
         while len(self._rest) >= _LENGTHS.size:
@@ -54,6 +54,7 @@ class Unpacker:
             if len(self._rest) < end + carried:
                 return
             document = json.loads(bytes(self._rest[_LENGTHS.size : end]))
-            frame = Frame(document, bytes(self._rest[end : end + carried]))
+            with memoryview(self._rest) as rest:
+                frame = Frame(document, bytes(rest[end : end + carried]))
             del self._rest[: end + carried]
             yield frame

@@ -55,8 +55,7 @@ class Renumbering:
     def whole(self, parts: Sequence[Samples]) -> list[Samples]:
         """The samples of each worker under the whole load's numbers, in the order of the workers."""
         renumbered = [samples.row.copy() for samples in parts]
-        present = {int(era) for samples in parts for era in np.unique(samples.row >> ERA_BITS)}
-        for era in sorted(present):
+        for era in self._present(parts):
             masks = [samples.row >> ERA_BITS == era for samples in parts]
             own = [samples.row[mask] & _MASK for samples, mask in zip(parts, masks, strict=True)]
             rows = self._eras[era]
@@ -70,6 +69,14 @@ class Renumbering:
             for worker, mask in enumerate(masks):
                 renumbered[worker][mask] = rows.rows[worker][own[worker]]
         return [replace(samples, row=row) for samples, row in zip(parts, renumbered, strict=True)]
+
+    def _present(self, parts: Sequence[Samples]) -> range:
+        """The eras that may be among the rows: mostly the last one, for some moments the one before."""
+        told = [samples.row for samples in parts if len(samples)]
+        if not told:
+            return range(0)
+        lowest = min(int(row.min()) for row in told) >> ERA_BITS
+        return range(lowest, (max(int(row.max()) for row in told) >> ERA_BITS) + 1)
 
 
 def _number(closed: _Closed, own: list[Ints], sent: list[np.ndarray], sent_s: list[np.ndarray]) -> None:

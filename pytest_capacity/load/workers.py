@@ -26,6 +26,8 @@ START_S = 20.0
 
 END_S = 2.0
 
+READ_BYTES = 262_144
+
 _FOREIGN_HOOKS = ("COV_CORE_", "COVERAGE_PROCESS_")
 """Variables by which coverage.py starts itself in every process: not in one that must be on time."""
 
@@ -78,15 +80,16 @@ class WorkerProcess:
 
     def listen(self, take: Callable[[Frame], bool]) -> None:
         """Give every frame to ``take`` until that returns False. Raises WorkerLost at the worker's end."""
+        buffer = memoryview(bytearray(READ_BYTES))
         while True:
             try:
-                data = self._socket.recv(1 << 20)
+                count = self._socket.recv_into(buffer)
             except OSError as error:
                 raise WorkerLost(self.obituary()) from error
-            if not data:
+            if not count:
                 raise WorkerLost(self.obituary())
             going_on = True
-            for frame in self._unpacker.feed(data):
+            for frame in self._unpacker.feed(buffer[:count]):
                 going_on = take(frame) and going_on
             if not going_on:
                 return
