@@ -10,8 +10,9 @@ import pytest
 
 from pytest_capacity.protocols import Health, Observation, Outcome
 from pytest_capacity.search.doubts import generator_doubts, steadiness_doubt
+from pytest_capacity.search.found import SustainResult
 from pytest_capacity.search.plan import ALPHA, WARMUP_MIN_S, plan_sustain
-from pytest_capacity.search.sustain import Sustain, SustainResult
+from pytest_capacity.search.sustain import Sustain
 from pytest_capacity.slo import SLO, Verdict
 from tests.virtual import Drive, VirtualServer
 
@@ -175,13 +176,20 @@ class TestDoubts:
 
     def test_a_breach_that_lateness_explains_is_no_fail(self) -> None:
         slow = VirtualServer(8, lambda _now, rng: 0.052 if rng.random() < 0.05 else 0.001)
-        drive = Drive(slow, 0.2, health=lambda _now: Health(late_p99_s=0.005, late_max_s=0.01))
+        drive = Drive(
+            slow, 0.2, health=lambda _now: Health(late_p99_s=0.005, late_max_s=0.01, late_share=0.02)
+        )
 
         assert drive.run(Sustain(P99_50, 100)).verdict is Verdict.INCONCLUSIVE
 
     @pytest.mark.parametrize(
         ("health", "planned", "sent", "limit_ms", "kinds"),
         [
+            (Health(late_p99_s=0.02, late_max_s=0.02, late_share=1 / 40), 40, 40, 50, []),
+            (Health(late_p99_s=0.02, late_max_s=0.02, late_share=2 / 40), 40, 40, 50, ["generator_late"]),
+            (Health(late_p50_s=0.003, late_p99_s=0.004), 40, 40, 50, ["generator_late"]),
+            (Health(late_p99_s=0.0005, late_share=0.002), 1000, 1000, 50, []),
+            (Health(late_p99_s=0.0005, late_share=0.003), 1000, 1000, 50, ["generator_late"]),
             (Health(late_p99_s=0.0009), 1000, 1000, 50, []),
             (Health(late_p99_s=0.0019), 999, 999, 50, []),
             (Health(late_p99_s=0.0021), 999, 999, 50, ["generator_late"]),

@@ -10,8 +10,8 @@ import numpy as np
 
 from pytest_capacity.protocols import Floats, Health, Observation, Outcome, Probe
 from pytest_capacity.search.capacity import CapacitySearch
-from pytest_capacity.search.found import CapacityResult
-from pytest_capacity.search.sustain import Sustain, SustainResult
+from pytest_capacity.search.found import CapacityResult, SustainResult
+from pytest_capacity.search.sustain import Sustain
 
 TICK_S = 0.25
 

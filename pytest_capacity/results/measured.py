@@ -10,8 +10,7 @@ import numpy as np
 from pytest_capacity.protocols import Floats, Health, Json, Probe, Samples
 from pytest_capacity.results.shapes import Kind, State
 from pytest_capacity.search.doubts import Doubt
-from pytest_capacity.search.found import CapacityResult
-from pytest_capacity.search.sustain import SustainResult
+from pytest_capacity.search.found import CapacityResult, SustainResult
 from pytest_capacity.slo import SLO, Breach, Verdict
 from pytest_capacity.stats.intervals import quantile_limits
 from pytest_capacity.stats.summary import failed_share

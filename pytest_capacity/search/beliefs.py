@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 
 import numpy as np
 
@@ -38,9 +39,20 @@ class Beliefs:
         self._counts: dict[int, BoundPosterior] = {}
         self._range = (0.0, 0.0)
         self._active: dict[int, TailPosterior | BoundPosterior] = {}
+        self._blur = 0.0
 
-    def take(self, windows: Sequence[Window], saturation: Saturation | None) -> None:
-        """Replace the evidence."""
+    @property
+    def is_empty(self) -> bool:
+        """Whether there was no evidence yet."""
+        return not self._active
+
+    def take(self, windows: Sequence[Window], saturation: Saturation | None, blur: float = 0.0) -> None:
+        """Replace the evidence.
+
+        ``blur`` is by how much, as a standard deviation, all rates together may be off: as where it is not
+        known well how much slower than in the end the server still was.
+        """
+        self._blur = blur
         self._span([window.rate_qps for window in windows], saturation)
         failed, late = sum(w.failed for w in windows), sum(w.late for w in windows)
         fails = failed >= LEAST_FAILED and failed > FAILING * late
@@ -82,6 +94,14 @@ class Beliefs:
 
     def quantile(self, probability: float) -> float:
         """The rate below which the capacity lies with this probability, bounds taken as independent."""
+        sharp = self._sharp(probability)
+        if not self._blur or probability == MIDDLE:
+            return sharp
+        middle = self._sharp(MIDDLE)
+        away = math.hypot(math.log(sharp / middle), self._blur * NormalDist().inv_cdf(probability))
+        return middle * math.exp(math.copysign(away, probability - MIDDLE))
+
+    def _sharp(self, probability: float) -> float:
         if len(self._active) == 1:
             return next(iter(self._active.values())).quantile(probability)
         low = min(posterior.quantile(0.001) for posterior in self._active.values())

@@ -19,6 +19,8 @@ LATE_SHARE_OF_LIMIT = 0.02
 FEW_SENDS = 1_000
 """Below a thousand requests the p99 of lateness is one of the ten latest, which a single pause of the machine
 can set: twice as much is allowed."""
+HANDFUL = 300
+"""Below three hundred requests the p99 is one of the three latest: one request noticeably late is borne."""
 LATE_OF_ALLOWED = 0.25
 """Requests sent noticeably late may come to a quarter of the bad ones allowed: less moves no verdict that the
 interval around it leaves standing."""
@@ -91,6 +93,8 @@ def _late(health: Health, sent: int, limit_ms: float | None, allowed_share: floa
     allowed_s = lateness_allowed_s(limit_ms, sent)
     if allowed_s is None or limit_ms is None:
         return ""
+    if sent < HANDFUL:
+        return _late_handful(health, sent, allowed_s)
     if health.late_p99_s > allowed_s:
         return (
             f"the load generator was late: p99 {health.late_p99_s * 1000:.3g} ms behind schedule, "
@@ -100,6 +104,22 @@ def _late(health: Health, sent: int, limit_ms: float | None, allowed_share: floa
         return (
             f"the load generator was late: {health.late_share:.2%} of requests left more than a tenth of the "
             f"bound behind schedule, {LATE_OF_ALLOWED * allowed_share:.2%} allowed (a quarter of the bad)"
+        )
+    return ""
+
+
+def _late_handful(health: Health, sent: int, allowed_s: float) -> str:
+    """The same of so few requests that a single one sets the p99."""
+    late = round(health.late_share * sent)
+    if health.late_p50_s > allowed_s:
+        return (
+            f"the load generator was late: p50 {health.late_p50_s * 1000:.3g} ms behind schedule, "
+            f"{allowed_s * 1000:.3g} ms allowed"
+        )
+    if late > max(1.0, 0.01 * sent):
+        return (
+            f"the load generator was late: {late} of {sent} requests left more than a tenth of the bound "
+            "behind schedule, 1 allowed"
         )
     return ""
 

@@ -1,4 +1,4 @@
-"""What a capacity search found, in plain data."""
+"""What a capacity search or a sustain measurement found, in plain data."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from pytest_capacity.search.doubts import Doubt
+from pytest_capacity.search.evidence import BoundEvidence
+from pytest_capacity.slo import Verdict
 
 Status = Literal[
     "converged",
@@ -44,3 +46,34 @@ class CapacityResult:
     calm_qps: float | None = None
     saturation_qps: float | None = None
     cold_factor: float | None = None
+
+
+@dataclass(frozen=True)
+class SustainResult:
+    """What a sustain measurement showed.
+
+    ``bad_share`` and its limits belong to the binding bound; ``bounds`` holds all. ``load_s`` counts every
+    second of load with warm-up, ``requests`` every request sent; ``evidence_s`` and ``evidence_requests``
+    what was judged. ``remarks`` say what was not to be seen; ``verdict`` is None while the measurement
+    has not ended.
+    """
+
+    verdict: Verdict | None
+    stop_reason: str
+    bad_share: float
+    bad_share_low: float
+    bad_share_high: float
+    bounds: tuple[BoundEvidence, ...]
+    doubts: tuple[Doubt, ...]
+    load_s: float
+    warmup_s: float
+    evidence_s: float
+    requests: int
+    evidence_requests: int
+    extended: bool
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def breached(self) -> tuple[BoundEvidence, ...]:
+        """The bounds shown not to hold."""
+        return tuple(judged for judged in self.bounds if judged.verdict is Verdict.FAIL)

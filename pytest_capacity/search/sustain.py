@@ -3,22 +3,38 @@
 It warms up open loop at the rate itself and never offers more. Evidence is then judged at planned looks
 (``plan``), by limits that allow for bursts (``evidence``). Two exits end a hopeless run before the first
 look: the backlog grows without end, or nothing at all goes well any more.
+
+A breach is none while the server may still be getting warm (``warming``). One that cannot serve the rate yet
+is sent less, just what it does serve, until it can; one that improves is judged anew from there. If that
+takes longer than the budget the answer is that it did not get steady.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import replace
+from typing import Literal, TypeAlias
 
 from pytest_capacity.protocols import Health, Observation, Probe
 from pytest_capacity.search.doubts import Doubt, generator_doubts, steadiness_doubt
 from pytest_capacity.search.evidence import BATCH_S, BoundEvidence, Evidence, binding
+from pytest_capacity.search.found import SustainResult
 from pytest_capacity.search.plan import ALPHA, WARMUP_MIN_S, Look, SustainPlan, plan_sustain
+from pytest_capacity.search.remarks import cold_doubt, undecided_doubt, unseen
 from pytest_capacity.search.tailjudge import PLAUSIBLE_ALPHA, judge_by_tail
+from pytest_capacity.search.warming import (
+    LEAST_BUSY_S,
+    Backlog,
+    Warming,
+    healthy_backlog,
+    is_flat,
+    is_improving,
+)
 from pytest_capacity.slo import SLO, Verdict
 from pytest_capacity.stats.batches import batch_of
 
+OVERLOAD_S, EASE_AGE_S, EASE_AGE_LIMITS = 1.0, 1.0, 6.0
+"""After a second of overload the warm-up ends; a server that may be cold is sent less once requests are so
+old, in seconds and in latency limits."""
 WARMUP_SHARE = 0.25
 WARMUP_MAX_S = 10.0
 """A warm-up ends after a quarter of the budget, ten seconds at most; unsteadiness is doubted from then on."""
@@ -26,50 +42,14 @@ WARMUP_MAX_S = 10.0
 FIRST_GLANCE_S, GLANCE_S, GLANCE_RATIO = 2.0, 1.0, 1.3
 """When between looks the tail is looked at for a breach, in seconds of evidence."""
 
-_WARMUP_BLOCK_S = 0.5
-_WARMUP_MIN_REQUESTS = 20
-# Two blocks of a steady server differ by less than this in their median, or by under a millisecond.
-_WARM_RATIO = 1.2
-_WARM_DIFFERENCE_S = 0.001
-
 _BACKLOG_S = 3.0
-_BACKLOG_LIMITS = 4.0
-_BACKLOG_MIN = 8
 _COLLAPSE_S = 5.0
 _COLLAPSE_MIN_REQUESTS = 10
 # What an early exit may add to the chance of a wrong FAIL; small beside the 5 % of the looks.
 _EXIT_ALPHA = 0.001
 
 
-@dataclass(frozen=True)
-class SustainResult:
-    """What a sustain measurement showed.
-
-    ``bad_share`` and its limits belong to the binding bound; ``bounds`` holds all. ``load_s`` counts every
-    second of load with warm-up, ``requests`` every request sent; ``evidence_s`` and ``evidence_requests``
-    what was judged. ``remarks`` say what was not to be seen; ``verdict`` is None while the measurement
-    has not ended.
-    """
-
-    verdict: Verdict | None
-    stop_reason: str
-    bad_share: float
-    bad_share_low: float
-    bad_share_high: float
-    bounds: tuple[BoundEvidence, ...]
-    doubts: tuple[Doubt, ...]
-    load_s: float
-    warmup_s: float
-    evidence_s: float
-    requests: int
-    evidence_requests: int
-    extended: bool
-    remarks: tuple[str, ...] = ()
-
-    @property
-    def breached(self) -> tuple[BoundEvidence, ...]:
-        """The bounds shown not to hold."""
-        return tuple(judged for judged in self.bounds if judged.verdict is Verdict.FAIL)
+Phase: TypeAlias = Literal["warm-up", "ease", "measure"]
 
 
 class Sustain:
@@ -90,13 +70,20 @@ class Sustain:
         self._last_alpha = ALPHA
         self._warmup_max_s = max(WARMUP_MIN_S, min(WARMUP_MAX_S, WARMUP_SHARE * budget_s, self._spare_s()))
         self._warmup, self._measured = Evidence(slo.largest_limit_ms), Evidence(slo.largest_limit_ms)
-        self._measuring = False
+        self._phase: Phase = "warm-up"
+        # A warm-up needs no end of its own: tell() ends it, and its requests are no evidence.
+        self._probe = Probe(0, "open", qps, max_s=budget_s, settle_s=budget_s)
+        self._phase_start_s = 0.0
+        self._measure_id = -1
         self._measure_start_s = 0.0
+        self._watched = Evidence(slo.largest_limit_ms)
+        self._backlog = Backlog(healthy_backlog(slo.largest_limit_ms, qps))
+        self._warming = Warming(self._backlog.healthy)
+        self._is_overloaded = self._is_warm_for_sure = self._was_well = False
+        self._ended_cold = False
         self._now_s = 0.0
-        self._sent = {0: 0, 1: 0}
+        self._sent: dict[int, int] = {}
         self._last: Observation | None = None
-        self._backlog_since_s: float | None = None
-        self._backlog = 0
         self._doubted_looks = 0
         self._next_glance_s = FIRST_GLANCE_S
         self._extended = False
@@ -111,39 +98,106 @@ class Sustain:
 
     def ask(self) -> Probe | None:
         """The probe to go on with, or None when the measurement has ended."""
-        if self._verdict is not None:
-            return None
-        if not self._measuring:
-            # Warm-up needs no end of its own: tell() ends it, and its requests are no evidence.
-            return Probe(0, "open", self.qps, max_s=self._warmup_max_s, settle_s=self._warmup_max_s)
-        return Probe(1, "open", self.qps, max_s=max(0.0, self._budget_s - self._measure_start_s))
+        return None if self._verdict is not None else self._probe
+
+    def _begin(self, phase: Phase, rate_qps: float | None = None) -> None:
+        """Go over to a phase of its own probe: at the rate itself unless told otherwise, 0 for nothing."""
+        left_s = max(0.0, self._budget_s - self._now_s)
+        rate = self.qps if rate_qps is None else rate_qps
+        settle_s = 0.0 if phase == "measure" else left_s
+        kind: Literal["open", "drain"] = "open" if rate else "drain"
+        number = self._probe.id + 1
+        self._probe = Probe(number, kind, rate or None, max_s=left_s, settle_s=settle_s)
+        if phase != "ease" and self._phase == "ease":
+            self._watched = Evidence(self.slo.largest_limit_ms)
+        self._phase, self._phase_start_s = phase, self._now_s
+        self._backlog.since_s, self._is_overloaded = None, False
+        if phase == "measure":
+            self._measured, self._measure_id = Evidence(self.slo.largest_limit_ms), number
+            self._measure_start_s, self._next_glance_s = self._now_s, FIRST_GLANCE_S
 
     def tell(self, observation: Observation) -> None:
         """Take what came of the load since the last observation."""
         self._now_s = max(self._now_s, observation.now_s)
-        self._sent[observation.probe_id] = max(self._sent.get(observation.probe_id, 0), observation.sent)
-        (self._measured if observation.probe_id == 1 else self._warmup).add(observation)
-        if self._verdict is not None:
+        number = observation.probe_id
+        self._sent[number] = max(self._sent.get(number, 0), observation.sent)
+        (self._measured if number == self._measure_id else self._warmup).add(observation)
+        if self._verdict is not None or number != self._probe.id:
             return
-        self._watch_backlog(observation)
-        if not self._measuring:
-            if self._now_s >= self._warmup_max_s or self._is_warm() or self._backlog_for_s() >= _COLLAPSE_S:
-                self._measuring, self._measure_start_s = True, self._now_s
-                self._backlog_since_s = None
-        elif observation.probe_id == 1:
+        sent = sum(self._sent.values())
+        self._warming.tell(self._now_s, sent, observation.in_flight, observation.oldest_age_s)
+        self._backlog.tell(self._now_s, observation.in_flight)
+        if self._phase == "measure":
+            self._watched.add(observation)
             self._last = observation
             self._decide()
+        elif self._is_spent:
+            self._end_cold()
+        elif self._phase == "ease":
+            self._ease(observation)
+        else:
+            self._watched.add(observation)
+            self._warm_up()
+
+    def _warm_up(self) -> None:
+        """End the warm-up once it is over, one way or the other."""
+        if self._backlog.lasted_s(self._now_s) >= OVERLOAD_S:
+            self._begin("measure")
+            self._is_overloaded = True
+        elif not self._is_warm_for_sure and self._warming.has_to_gain():
+            return
+        elif self._now_s - self._phase_start_s >= self._warmup_max_s or is_flat(
+            self._watched, self._phase_start_s, self.qps
+        ):
+            self._was_well = True
+            self._begin("measure")
+
+    def _is_flat(self) -> bool:
+        since_s = self._now_s - self._phase_start_s
+        return since_s >= WARMUP_MIN_S and is_flat(self._watched, self._phase_start_s, self.qps)
+
+    def _ease(self, observation: Observation) -> None:
+        """Send a cold server what it serves, until it serves the rate or is seen to be as warm as it gets."""
+        if self._is_hopeless():
+            self._is_warm_for_sure = True
+            self._begin("measure")
+            return
+        lasted_s = self._now_s - self._phase_start_s
+        rate = self._warming.eased_rate(self._probe, self.qps, observation.in_flight, lasted_s)
+        if rate is None:
+            return
+        if rate >= self.qps:
+            if self._probe.rate_qps == self.qps:
+                self._begin("warm-up")
+                return
+            rate = self.qps
+        self._begin("ease", rate)
+
+    def _end_cold(self) -> None:
+        """The budget is spent and the server still gets faster."""
+        self._ended_cold = True
+        doubt = cold_doubt(self._now_s, self._warming.done, self._budget_s)
+        self._end(Verdict.INCONCLUSIVE, "still getting warm", (*self._generator_doubts(), doubt))
 
     def extend(self) -> bool:
         """Grant the budget once more if it ended undecided for want of evidence alone; True if it did."""
-        undecided = self._verdict is Verdict.INCONCLUSIVE and not any(
-            doubt.kind != "undecided" for doubt in self._doubts
+        wanting = {"undecided", "not_steady"} if self._ended_cold else {"undecided"}
+        undecided = self._verdict is Verdict.INCONCLUSIVE and all(
+            doubt.kind in wanting for doubt in self._doubts
         )
         if self._extended or not undecided or not self.plan.extension:
             return False
         self._extended, self._verdict, self._doubts = True, None, ()
         self._budget_s *= 2
-        self._looks = list(self.plan.extension)
+        if self._ended_cold:
+            self._begin("ease" if self._phase == "ease" else "warm-up", self._probe.rate_qps or 0.0)
+            self._looks = list(self.plan.looks)
+        else:
+            self._probe = replace(self._probe, max_s=self._budget_s - self._phase_start_s)
+            # Looks count seconds of evidence: what a long warm-up took of them is not there.
+            late_s = max(0.0, self._measure_start_s - WARMUP_MIN_S)
+            self._looks = [replace(look, at_s=look.at_s - late_s) for look in self.plan.extension]
+        self._ended_cold = False
         return True
 
     def halt(self, reason: str) -> None:
@@ -182,58 +236,20 @@ class Sustain:
             bounds=bounds,
             doubts=self._doubts,
             load_s=self._now_s,
-            warmup_s=self._measure_start_s if self._measuring else self._now_s,
+            warmup_s=self._measure_start_s if self._measure_id >= 0 else self._now_s,
             evidence_s=self._measured.seconds,
             requests=sum(self._sent.values()),
             evidence_requests=worst.total,
             extended=self._extended,
-            remarks=self._unseen(),
+            remarks=unseen(self._measured.seconds, self._bounds) if self._verdict is Verdict.PASS else (),
         )
 
-    def _unseen(self) -> tuple[str, ...]:
-        """What a pass could not see: by the rule of three, none in t seconds excludes more than 3 / t."""
-        seconds = self._measured.seconds
-        if self._verdict is not Verdict.PASS or seconds <= 0 or any(judged.bad for judged in self._bounds):
-            return ()
-        return (f"no spike in {seconds:.0f} s: that excludes only more than {180 / seconds:.2g} a minute",)
-
-    def _is_warm(self) -> bool:
-        """Whether the last two blocks' median latency equals that of the two before."""
-        if self._now_s < WARMUP_MIN_S:
-            return False
-        intended, latency, _ = self._warmup.columns()
-        half_s = max(2 * _WARMUP_BLOCK_S, _WARMUP_MIN_REQUESTS / self.qps)
-        end_s = self._warmup.end_s
-        recent = latency[intended > end_s - half_s]
-        before = latency[(intended > end_s - 2 * half_s) & (intended <= end_s - half_s)]
-        if min(len(recent), len(before)) < _WARMUP_MIN_REQUESTS / 2 or end_s < 1.8 * half_s:
-            return False
-        now, then = float(np.median(recent)), float(np.median(before))
-        if not np.isfinite(now) or not np.isfinite(then):
-            return False
-        return max(now, then) <= _WARM_RATIO * min(now, then) or abs(now - then) <= _WARM_DIFFERENCE_S
-
-    def _watch_backlog(self, observation: Observation) -> None:
-        """Note since when more waits than a healthy server could hold, and does not become less."""
-        limit_ms = self.slo.largest_limit_ms
-        healthy = _BACKLOG_MIN if limit_ms is None else _BACKLOG_LIMITS * self.qps * limit_ms / 1000
-        # A tenth less than the highest so far is noise around a growing queue; more is a queue that drains.
-        if observation.in_flight <= max(_BACKLOG_MIN, healthy) or observation.in_flight < 0.9 * self._backlog:
-            self._backlog_since_s, self._backlog = None, observation.in_flight
-            return
-        self._backlog = max(self._backlog, observation.in_flight)
-        if self._backlog_since_s is None:
-            self._backlog_since_s = self._now_s
-
-    def _backlog_for_s(self) -> float:
-        return 0.0 if self._backlog_since_s is None else self._now_s - self._backlog_since_s
-
     def _decide(self) -> None:
-        if self._exit_early():
+        if not self._is_overload_settled() or self._exit_early():
             return
         evidence_s = self._now_s - self._measure_start_s
         due = [look for look in self._looks if look.at_s <= evidence_s]
-        spent = self._now_s >= self._budget_s - 1e-9
+        spent = self._is_spent
         if not due and not spent:
             self._glance(evidence_s)
         else:
@@ -241,6 +257,57 @@ class Sustain:
             # At the budget's end the looks that never came due give their share to the last one.
             alpha = (due[-1] if due else self._looks[-1]).alpha
             self._look(alpha, last=spent or not self._looks)
+
+    def _is_overload_settled(self) -> bool:
+        """Whether an overload that began in the warm-up may be judged.
+
+        Not while the server may yet become fast enough; if requests wait for long meanwhile it is sent less,
+        and once it has caught up it is warmed up again.
+        """
+        if not self._is_overloaded or self._is_warm_for_sure:
+            return True
+        limit_s = (self.slo.largest_limit_ms or 0.0) / 1000
+        in_flight, age_s = (self._last.in_flight, self._last.oldest_age_s) if self._last else (0, 0.0)
+        if in_flight <= self._backlog.healthy:
+            self._begin("warm-up")
+        elif self._is_hopeless():
+            self._is_warm_for_sure = True
+            return True
+        elif age_s > max(EASE_AGE_S, EASE_AGE_LIMITS * limit_s):
+            self._begin("ease", 0.0)
+        if self._is_spent:
+            self._end_cold()
+        return False
+
+    def _is_hopeless(self) -> bool:
+        """Whether the server, once as warm as it gets, will not serve the rate."""
+        warming = self._warming
+        if warming.is_stuck(was_well=self._was_well):
+            return True
+        return warming.busy_s >= LEAST_BUSY_S and not warming.may_serve(self.qps)
+
+    def _may_get_warm(self) -> bool:
+        """Whether a breach may be a cold server's; then it is judged anew, from here or once it is warm."""
+        if self._is_warm_for_sure:
+            return False
+        if self._backlog.lasted_s(self._now_s) >= OVERLOAD_S:
+            self._is_overloaded = True
+            return not self._is_overload_settled()
+        limit_ms = self.slo.largest_limit_ms
+        limit_s = None if limit_ms is None else limit_ms / 1000
+        has_to_gain = self._warming.has_to_gain()
+        if not has_to_gain and not is_improving(self._measured, self._watched, limit_s):
+            return False
+        self._looks = list(self.plan.looks)
+        if self._is_spent:
+            self._end_cold()
+        else:
+            self._begin("warm-up" if has_to_gain else "measure")
+        return True
+
+    @property
+    def _is_spent(self) -> bool:
+        return self._now_s >= self._budget_s - 1e-9
 
     def _glance(self, evidence_s: float) -> None:
         """Between looks, see whether the tail alone already shows a breach."""
@@ -267,10 +334,12 @@ class Sustain:
             if hopeless:
                 what = "failed" if any(judged.bound.limit_ms is None for judged in hopeless) else "was late"
                 return self._fail_early(f"every request of the last {_COLLAPSE_S:g} s {what}")
-        if self._backlog_for_s() >= _BACKLOG_S and self._measured.seconds:
+        if self._backlog.lasted_s(self._now_s) >= _BACKLOG_S and self._measured.seconds:
             judged_now = self._measured.judge(self.slo, _EXIT_ALPHA)
             if any(judged.verdict is Verdict.FAIL for judged in judged_now):
-                return self._fail_early(f"overload: {self._backlog} requests waited, and more each second")
+                return self._fail_early(
+                    f"overload: {self._backlog.most} requests waited, and more each second"
+                )
         return False
 
     def _fail_early(self, reason: str) -> bool:
@@ -297,10 +366,16 @@ class Sustain:
             elif last or self._doubted_looks > 1:
                 self._end(Verdict.INCONCLUSIVE, "doubted", doubts)
         elif last:
-            self._end(Verdict.INCONCLUSIVE, "budget spent", (*doubts, self._undecided()))
+            self._end(
+                Verdict.INCONCLUSIVE,
+                "budget spent",
+                (*doubts, undecided_doubt(self._bounds, self._now_s, self._budget_s)),
+            )
 
     def _conclude_breach(self, reason: str) -> None:
-        """FAIL, unless a doubt about the generator can explain every breach."""
+        """FAIL, unless the server may be cold, or a doubt about the generator can explain every breach."""
+        if self._may_get_warm():
+            return
         doubts = self._generator_doubts()
         explaining = [doubt for doubt in doubts if "latency" in doubt.explains]
         errors = any(
@@ -331,17 +406,6 @@ class Sustain:
         batch = batch_of(intended, self._measured.start_s or 0.0, BATCH_S)
         rising = steadiness_doubt(latency, batch)
         return (*self._generator_doubts(), *((rising,) if rising else ()))
-
-    def _undecided(self) -> Doubt:
-        worst = binding([judged for judged in self._bounds if judged.verdict is not Verdict.PASS])
-        what = "failed" if worst.bound.limit_ms is None else "late"
-        return Doubt(
-            "undecided",
-            f"{worst.bound.label}: {worst.bad_share * 100:.3g} % of requests {what}, and the interval "
-            f"{worst.share_low * 100:.3g}-{worst.share_high * 100:.3g} % contains the "
-            f"{worst.bound.allowed_share * 100:.4g} % allowed after {self._now_s:.0f} s of load",
-            f"budget_s={2 * self._budget_s:.0f}, or a rate further from the limit",
-        )
 
     def _end(self, verdict: Verdict, reason: str, doubts: tuple[Doubt, ...]) -> None:
         self._verdict, self._stop_reason, self._doubts = verdict, reason, doubts

@@ -2,155 +2,186 @@
 
 A closed loop keeps a bounded number of requests in flight, first one, then twice as many while that makes the
 server faster and its latency stays near the limit: never more than a server within its SLO would hold a
-moment later. It goes on until the throughput is flat . Where a closed loop could send faster
-than allowed, an open loop at a gentle rate takes its place until the median latency is flat.
+moment later. It goes on until what the throughput shows over the requests done (``warmth``) leaves little
+doubt that the server is warm, or nearly so and known how nearly; longer than a warm server needs only where
+it does get faster. Where a closed loop could send faster than allowed, an open loop at a gentle rate takes
+its place until the median latency is flat.
 
-A server that gets faster with the work it has done (a cold start, a JIT, a cache) is followed to where its
-cost is within some percent of its last: its cost for each request falls exponentially with the requests done,
-and what is left to fall corrects the rates of the windows that follow.
+What a cold server still has to gain corrects the rates of the windows that follow. A later look at the same
+concurrency (``look_again``) tells whether it became faster than that.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-
-from pytest_capacity.protocols import Floats, Observation, Probe
+from pytest_capacity.protocols import Observation, Probe
 from pytest_capacity.search.stage import Stage
 from pytest_capacity.search.tail import Saturation
+from pytest_capacity.search.warmth import Warmth, batches_of
 from pytest_capacity.search.windows import Window
 from pytest_capacity.stats.steady import is_steady
 
-GAIN = 1.06
-"""Twice as many requests in flight must bring this much throughput, or the server has enough of them."""
+GAIN, GAIN_AGAIN = 1.06, 1.12
+"""Twice as many requests in flight must bring this much throughput, or the server has enough of them; more
+while it gets faster anyway."""
 MOST_LIMITS = 1.5
 """The closed loop's latency may reach this many latency limits, no more."""
+ALONE_TIMES = 2.0
 STEP_S, STEP_REQUESTS = 0.5, 12
 HOLD_S, MOST_HOLD_S, CHECK_S = 3.0, 7.0, 2.0
-BUDGET_SHARE = 0.55
-FLAT = 0.02
+"""A hold lasts so long at least, and no longer than that unless the server does get faster."""
+WARM_UP_UNTIL, GENTLE_SHARE = 0.7, 0.275
+"""No closed loop warms up beyond this share of the budget; an open one takes at most this share of what is
+left."""
 RECENT_S = 5.0
-GOT_FASTER, MOST_TO_COME = 1.1, 1.3
-SURE_ERROR = 0.04
+JUDGE_AGAIN = 1.1
+"""A hold is judged again when it has lasted so many times as long."""
+COLD_BY = 0.03
+"""A server whose requests cost less than so much more than in the end counts as warm."""
+DOUBT, LIKELY, LONG_S = 0.1, 0.4, 15.0
+"""With less than this probability of being cold the warm-up ends; with more than that it lasts as long as
+there is time. From the longest hold of a warm server to ``LONG_S`` the one grows into the other: noise alone
+may leave a doubt."""
+SURELY = 0.9
+KNOWN, MOST_KNOWN = 0.02, 0.08
+"""What is left to gain may be corrected for where it is little, and known to so much."""
 UNSTEADY = 0.1
 """A throughput that still moves by this much at the end of the warm-up leaves nothing to search for."""
 GREW = 1.3
-MOST_FAILED = 0.05
-FASTER = 1.04
-BATCHES = 10
+"""By so much a server must have become faster to be offered more requests in flight once more."""
+MOST_FAILED, RECENT_FAILED_S = 0.05, 2.0
+FASTER, NOISES = 1.04, 1.25
+LEAST_FOR_ERROR, BATCHES = 4, 10
 FLAT_RATIO, FLAT_S = 1.25, 0.001
 
 
 @dataclass(frozen=True)
-class Cold:
-    """What a request cost in excess at first, as a share, and over how many requests that falls by e."""
-
-    excess: float
-    requests: float
-
-    def slowdown(self, requests_done: float) -> float:
-        """The factor on a request's cost after so many requests."""
-        return 1 + self.excess * math.exp(-requests_done / self.requests)
-
-
-@dataclass(frozen=True)
 class WarmUp:
-    """How the warm-up went: the throughput it reached, whether it got flat, and the cold start's cost."""
+    """How the warm-up went: the throughput it reached, whether it was steady, and how warm the server is."""
 
     seconds: float
     requests: int
     steady: bool
-    one_qps: float
     baseline_s: float
     saturation: Saturation | None = None
     reached_qps: float = 0.0
     concurrency: int = 1
-    cold: Cold | None = None
+    warmth: Warmth | None = None
+
+    @property
+    def cold_factor(self) -> float | None:
+        """How many times longer the first requests took than the last; None where it seems warm all along."""
+        if self.warmth is None or self.warmth.still_cold(0, COLD_BY) < SURELY:
+            return None
+        return math.exp(self.warmth.slowdown(0)[0])
 
 
 Warming = Generator[Probe, Observation, WarmUp]
 
 
-def closed_loop(stage: Stage, *, share: float = BUDGET_SHARE, concurrency: int = 1) -> Warming:
-    """Warm up with a bounded number of requests in flight, for at most a share of the load that is left."""
-    until_s = stage.now_s + share * stage.left_s
-    best_qps = one_qps = 0.0
-    baseline_s = math.inf
-    held: list[Window] = []
-    steady = saturated = False
-    while stage.now_s < until_s and not steady:
-        window = yield from _step(stage, concurrency)
-        qps = window.served_qps()
-        if concurrency == 1:
-            baseline_s, one_qps = min(baseline_s, window.median_s()), max(one_qps, qps)
-        if window.failed_share > MOST_FAILED and concurrency > 1:
-            # It turns requests away: half as many is what it holds.
-            concurrency, best_qps, saturated = concurrency // 2, math.inf, False
-        elif qps >= GAIN * best_qps and _may_double(stage, concurrency, qps):
-            best_qps, concurrency = qps, 2 * concurrency
-            continue
-        else:
-            saturated = 2 * concurrency <= stage.most_concurrency
-        window = yield from _hold(stage, concurrency, until_s)
-        held.append(window)
-        reached_qps = window.served_qps(HOLD_S / 2)
-        # A server that got faster meanwhile may use more requests in flight than it could when it was slow.
-        steady = reached_qps < GREW * max(qps, min(best_qps, qps * GREW))
-        if window.failed_share > MOST_FAILED and concurrency > 1:
-            concurrency, saturated = concurrency // 2, False
-        elif not steady and _may_double(stage, concurrency, reached_qps):
-            best_qps, concurrency = reached_qps, 2 * concurrency
-    cold = _cold(held, stage)
+def closed_loop(stage: Stage, *, concurrency: int = 1) -> Warming:
+    """Warm up with a bounded number of requests in flight."""
+    until_s = max(WARM_UP_UNTIL * stage.budget_s, stage.now_s + min(HOLD_S, stage.left_s / 2))
+    climb = _Climb(stage, concurrency)
+    held: Window | None = None
+    while stage.now_s < until_s:
+        yield from climb.up(until_s)
+        if held is not None and stage.now_s + STEP_S > until_s:
+            break
+        held = yield from _hold(stage, climb, until_s)
+        if not climb.may_go_on(held):
+            break
+    yield from stage.drain()
+    warmth = _warmth(stage)
     return WarmUp(
         seconds=stage.now_s,
         requests=stage.requests,
-        steady=steady and (cold is not None or _is_steady(held[-1], RECENT_S * stage.scale)),
-        one_qps=one_qps,
-        baseline_s=baseline_s,
-        saturation=_saturation(held, cold) if saturated else None,
-        reached_qps=held[-1].served_qps(HOLD_S) if held else one_qps,
-        concurrency=concurrency,
-        cold=cold,
+        steady=held is not None and _ended_steady(stage, held, warmth),
+        baseline_s=climb.baseline_s,
+        saturation=_saturation(warmth, climb.concurrency) if climb.is_full else None,
+        reached_qps=held.served_qps(HOLD_S) if held else climb.best_qps,
+        concurrency=climb.concurrency,
+        warmth=warmth,
     )
 
 
-def is_faster(stage: Stage, warm_up: WarmUp) -> Generator[Probe, Observation, bool]:
-    """Look whether the server has become faster since: then it was not warm."""
-    if warm_up.saturation is None:
+class _Climb:
+    """How many requests to keep in flight: twice as many while that serves more."""
+
+    def __init__(self, stage: Stage, concurrency: int) -> None:
+        self._stage, self.concurrency = stage, concurrency
+        self.best_qps = 0.0
+        self.baseline_s = math.inf
+        self.is_full = False
+        self._most = stage.most_concurrency
+        self._chosen_at_qps = 0.0
+        self._again = False
+
+    def up(self, until_s: float) -> Generator[Probe, Observation, None]:
+        """Double until it brings nothing, the latency would get too long, or requests are turned away."""
+        stage = self._stage
+        while stage.now_s < until_s:
+            window = yield from _step(stage, self.concurrency)
+            qps = window.served_qps()
+            self._chosen_at_qps = qps
+            if self.concurrency == 1:
+                self.baseline_s = min(self.baseline_s, window.median_s())
+            if _turned_away(window) and self.concurrency > 1:
+                # Half as many is what it holds.
+                self.concurrency //= 2
+                self._most, self.is_full = self.concurrency, False
+                return
+            self.is_full = 2 * self.concurrency <= stage.most_concurrency
+            if self._again and _steady_qps(window) < GAIN_AGAIN * self.best_qps:
+                # It got faster, but not for want of requests in flight.
+                self.concurrency //= 2
+                self._chosen_at_qps = self.best_qps
+                return
+            if qps < GAIN * self.best_qps or not self.may_double(qps):
+                return
+            self.best_qps, self.concurrency = qps, 2 * self.concurrency
+
+    def may_double(self, qps: float) -> bool:
+        """Whether twice as many in flight would still be answered within a few latency limits.
+
+        Where one request alone takes as long, because the server is cold, within twice that.
+        """
+        if 2 * self.concurrency > self._most:
+            return False
+        alone_s = self.baseline_s if math.isfinite(self.baseline_s) else 0.0
+        most_s = max(MOST_LIMITS * self._stage.limit_s, ALONE_TIMES * alone_s)
+        return self.concurrency <= most_s * qps or self.concurrency == 1
+
+    def has_outgrown(self, window: Window) -> bool:
+        """Whether the server got so much faster that more requests in flight may serve it better."""
+        qps = window.served_qps(1.0)
+        return qps > GREW * self._chosen_at_qps and self.may_double(qps)
+
+    def may_go_on(self, held: Window) -> bool:
+        """Whether to climb and hold once more; sets from where."""
+        if _turned_away(held) and self.concurrency > 1:
+            self.concurrency //= 2
+            self._most, self.is_full = self.concurrency, False
+            return True
+        if self.has_outgrown(held):
+            self.best_qps, self.concurrency = held.served_qps(1.0), 2 * self.concurrency
+            self._again = True
+            return True
         return False
-    window = stage.begin("closed", CHECK_S * stage.scale, concurrency=warm_up.concurrency)
-    yield from stage.play(window)
-    rate, done = window.batches(window.lasted_s, LEAST_FOR_ERROR + 2)
-    if len(rate) < LEAST_FOR_ERROR:
-        return False
-    if warm_up.cold is not None:
-        rate = rate * np.array([warm_up.cold.slowdown(each + window.requests_before) for each in done])
-    before, now = warm_up.saturation, float(rate[1:].mean())
-    noise = math.hypot(before.error * before.qps, _error(rate[1:]))
-    return now > FASTER * before.qps + 1.25 * noise
 
 
-def _may_double(stage: Stage, concurrency: int, qps: float) -> bool:
-    """Whether twice as many in flight would still be answered within a few latency limits."""
-    if 2 * concurrency > stage.most_concurrency:
-        return False
-    return 2 * concurrency <= 2 * MOST_LIMITS * stage.limit_s * qps or concurrency == 1
+def _turned_away(window: Window) -> bool:
+    return window.failed_share_of_last(RECENT_FAILED_S) > MOST_FAILED
 
 
-def open_loop(stage: Stage, gentle_qps: float) -> Warming:
-    """Warm up at a rate that should hurt nobody, until the median latency is flat."""
-    until_s = stage.now_s + BUDGET_SHARE / 2 * stage.left_s
-    medians: list[float] = []
-    steady = False
-    while stage.now_s < until_s and not steady:
-        window = stage.begin("open", 1.0 + 10 / gentle_qps, rate_qps=gentle_qps, settle_s=math.inf)
-        yield from stage.play(window)
-        medians.append(window.median_s())
-        steady = len(medians) > 1 and _is_near(medians[-2], medians[-1])
-    return WarmUp(stage.now_s, stage.requests, steady, 0.0, min(medians, default=math.inf))
+def _steady_qps(window: Window) -> float:
+    """The throughput once the first requests, sent all at once, are answered; infinite where unknown."""
+    times_s = window.served_at_s()[window.probe.concurrency or 1 :]
+    seconds = float(times_s[-1] - times_s[0]) if len(times_s) else 0.0
+    return (len(times_s) - 1) / seconds if seconds else math.inf
 
 
 def _step(stage: Stage, concurrency: int) -> Generator[Probe, Observation, Window]:
@@ -163,102 +194,110 @@ def _step(stage: Stage, concurrency: int) -> Generator[Probe, Observation, Windo
     return window
 
 
-def _hold(stage: Stage, concurrency: int, until_s: float) -> Generator[Probe, Observation, Window]:
-    """Keep a concurrency until the throughput is flat.
-
-    It ends too where the server got so much faster that more requests in flight may serve it better.
-    """
-    window = stage.begin("closed", max(until_s - stage.now_s, HOLD_S), concurrency=concurrency)
+def _hold(stage: Stage, climb: _Climb, until_s: float) -> Generator[Probe, Observation, Window]:
+    """Keep a concurrency until the server is warm, or has outgrown it."""
+    window = stage.begin("closed", max(until_s - stage.now_s, HOLD_S), concurrency=climb.concurrency)
+    judged_s = 0.0
     while not window.is_over:
         yield window.probe
-        if window.lasted_s < HOLD_S * stage.scale:
+        if window.lasted_s < max(HOLD_S * stage.scale, JUDGE_AGAIN * judged_s):
             continue
-        growth, error = _growth(window, RECENT_S * stage.scale)
-        sure = error < SURE_ERROR or window.lasted_s >= MOST_HOLD_S * stage.scale
-        if sure and growth < FLAT + error / 2:
+        judged_s = window.lasted_s
+        if climb.has_outgrown(window) or _turned_away(window):
             break
-        if (
-            growth > GREW - 1
-            and growth > 3 * error
-            and _may_double(stage, concurrency, window.served_qps(1.0))
-        ):
+        if is_warm(stage, _warmth(stage), _doubt_allowed(window.lasted_s / stage.scale)):
             break
     return window
 
 
-def _is_steady(window: Window, last_s: float) -> bool:
-    rate, _ = window.batches(min(last_s, window.lasted_s), BATCHES + 1)
-    return is_steady(rate[1:], UNSTEADY)
+def _doubt_allowed(lasted_s: float) -> float:
+    part = (lasted_s - MOST_HOLD_S) / (LONG_S - MOST_HOLD_S)
+    return DOUBT + (LIKELY - DOUBT) * min(max(part, 0.0), 1.0)
 
 
-def _growth(window: Window, last_s: float) -> tuple[float, float]:
-    """By what share the throughput rose over half of the last seconds, with its standard error.
+def is_warm(stage: Stage, warmth: Warmth, doubt: float) -> bool:
+    """Whether the server is warm but for some doubt, or nearly so and known how nearly."""
+    if warmth.still_cold(stage.requests, COLD_BY) < doubt:
+        return True
+    left, error = warmth.slowdown(stage.requests)
+    most = math.expm1(MOST_KNOWN + 2 * KNOWN)
+    return left < MOST_KNOWN and error < KNOWN and warmth.still_cold(stage.requests, most) < doubt / 2
 
-    By least squares over batches, which knows more than the difference of the halves. Batches are not quite
-    independent where replies come in batches of their own; there are enough to average that out.
+
+def _warmth(stage: Stage) -> Warmth:
+    """What all closed loops so far say, each concurrency for itself."""
+    runs = []
+    for window in stage.windows:
+        concurrency = window.probe.concurrency
+        if window.probe.kind == "closed" and concurrency:
+            # The first so many are sent at once; from then on each tells of a reply.
+            done = window.requests_before + concurrency
+            runs.append(batches_of(window.served_at_s()[concurrency:], concurrency, done))
+    return Warmth([run for run in runs if run is not None])
+
+
+def _ended_steady(stage: Stage, held: Window, warmth: Warmth) -> bool:
+    """Whether nothing moved at the end of a hold but what a cold start explains."""
+    rate = held.rates(min(RECENT_S * stage.scale, held.lasted_s), BATCHES + 1)
+    left, _ = warmth.slowdown(held.requests_before)
+    return left > math.log1p(COLD_BY) or is_steady(rate[1:], UNSTEADY)
+
+
+def _saturation(warmth: Warmth, concurrency: int) -> Saturation | None:
+    """The throughput of the warm server at this concurrency, with its standard error."""
+    found = warmth.warm_rate(concurrency)
+    return Saturation(*found) if found else None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a later look found: whether the server is warm, and whether it got faster than was expected.
+
+    ``ratio`` is the throughput over what was expected.
     """
-    seconds = min(last_s, window.lasted_s)
-    rate, _ = window.batches(seconds, max(BATCHES, int(2 * seconds)))
-    rate = rate[1:]
-    if len(rate) < BATCHES - 1 or not rate.any():
-        return 0.0, math.inf
-    position = np.linspace(-1, 1, len(rate))
-    slope = float((position * rate).sum() / (position**2).sum())
-    left = rate - rate.mean() - slope * position
-    error = math.sqrt(float((left**2).sum()) / (len(rate) - 2) / float((position**2).sum()))
-    mean = float(rate.mean())
-    return slope / mean, error / mean
+
+    warm_up: WarmUp
+    is_warm: bool
+    is_faster: bool
+    ratio: float = 1.0
 
 
-def _cold(held: list[Window], stage: Stage) -> Cold | None:
-    """Fit an exponential fall of the cost of a request, where the server got faster at all.
+def look_again(stage: Stage, warm_up: WarmUp, doubt: float = DOUBT) -> Generator[Probe, Observation, Look]:
+    """Look once more at the throughput after some work.
 
-    For each number of requests over which it may fall the cost is linear in what is left, so that least
-    squares on a grid of such numbers finds all three constants.
+    All closed loops together are asked for what is still to gain; a server that became faster in another way
+    than its cost was expected to fall shows in the throughput alone.
     """
-    if not held:
-        return None
-    window = held[-1]
-    rate, done = window.batches(window.lasted_s, max(BATCHES, int(window.lasted_s / 0.5)))
-    rate, done = rate[rate > 0], done[rate > 0]
-    if len(rate) < BATCHES or rate[-3:].mean() < GOT_FASTER * rate[:3].mean():
-        return None
-    done = done + window.requests_before
-    cost = 1 / rate
-    best: tuple[float, Cold] | None = None
-    for scale in np.geomspace(0.15, 2.0, 40) * float(stage.requests):
-        left = np.exp(-done / scale)
-        slope, last = np.polyfit(left, cost, 1, w=rate)
-        if last <= 0 or slope <= 0:
-            continue
-        misfit = float((((slope * left + last - cost) * rate) ** 2).sum())
-        found = Cold(float(slope / last), float(scale))
-        # What the fit says is still to come must be little: nobody can see far beyond what was seen.
-        if found.slowdown(stage.requests) < MOST_TO_COME and (best is None or misfit < best[0]):
-            best = misfit, found
-    return best[1] if best else None
-
-
-def _saturation(held: list[Window], cold: Cold | None) -> Saturation | None:
-    """The throughput that the last hold reached, as a warm server's, with its standard error."""
-    if not held:
-        return None
-    window = held[-1]
-    seconds = min(window.lasted_s, 2 * HOLD_S)
-    rate, done = window.batches(seconds, 2 * BATCHES)
-    if len(rate) < LEAST_FOR_ERROR:
-        return None
-    if cold is not None:
-        rate = rate * np.array([cold.slowdown(each + window.requests_before) for each in done])
+    before = warm_up.warmth or Warmth()
+    window = stage.begin("closed", CHECK_S * stage.scale, concurrency=warm_up.concurrency)
+    yield from stage.play(window)
+    yield from stage.drain()
+    warmth = _warmth(stage)
+    saturation = _saturation(warmth, warm_up.concurrency) if warm_up.saturation else None
+    warm = is_warm(stage, warmth, doubt)
+    seen = replace(warm_up, warmth=warmth, saturation=saturation)
+    expected = before.warm_rate(warm_up.concurrency)
+    rate = window.rates(window.lasted_s, LEAST_FOR_ERROR + 2)[1:]
+    if expected is None or len(rate) < LEAST_FOR_ERROR or not rate.any():
+        return Look(seen, warm, is_faster=False)
+    left, _ = before.slowdown(window.requests_before + window.sent / 2)
     mean = float(rate.mean())
-    return Saturation(mean, _error(rate) / mean)
+    noise = math.hypot(expected[1], float(rate.std(ddof=1)) / mean / math.sqrt(len(rate)))
+    ratio = mean * math.exp(left) / expected[0]
+    return Look(seen, warm, ratio > FASTER + NOISES * noise, ratio)
 
 
-LEAST_FOR_ERROR = 4
-
-
-def _error(rate: Floats) -> float:
-    return float(rate.std(ddof=1)) / math.sqrt(len(rate))
+def open_loop(stage: Stage, gentle_qps: float) -> Warming:
+    """Warm up at a rate that should hurt nobody, until the median latency is flat."""
+    until_s = stage.now_s + GENTLE_SHARE * stage.left_s
+    medians: list[float] = []
+    steady = False
+    while stage.now_s < until_s and not steady:
+        window = stage.begin("open", 1.0 + 10 / gentle_qps, rate_qps=gentle_qps, settle_s=math.inf)
+        yield from stage.play(window)
+        medians.append(window.median_s())
+        steady = len(medians) > 1 and _is_near(medians[-2], medians[-1])
+    return WarmUp(stage.now_s, stage.requests, steady, min(medians, default=math.inf))
 
 
 def _is_near(before_s: float, now_s: float) -> bool:

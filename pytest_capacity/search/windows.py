@@ -69,12 +69,6 @@ class Window:
         return int(self.evidence.columns()[2].sum())
 
     @property
-    def failed_share(self) -> float:
-        """The share of requests that failed; 0 without any."""
-        failed = self.evidence.columns()[2]
-        return float(failed.mean()) if len(failed) else 0.0
-
-    @property
     def late(self) -> int:
         """Requests that failed or took longer than the largest latency limit."""
         _, latency, failed = self.evidence.columns()
@@ -168,20 +162,29 @@ class Window:
 
     def served_qps(self, last_s: float | None = None) -> float:
         """Requests served a second, over the last seconds or the whole window; 0 without any."""
-        rate, _ = self.batches(last_s or self.lasted_s, 1)
-        return float(rate[0]) if len(rate) else 0.0
+        rates = self.rates(last_s or self.lasted_s, 1)
+        return float(rates[0]) if len(rates) else 0.0
 
-    def batches(self, last_s: float, count: int) -> tuple[Floats, Floats]:
-        """Requests served a second in equal parts of the last seconds told, and how many came before each.
+    def rates(self, last_s: float, count: int) -> Floats:
+        """Requests served a second in equal parts of the last seconds told."""
+        served_at_s = self.served_at_s()
+        seconds = min(last_s, self.evidence.end_s - self.start_s)
+        if not len(served_at_s) or seconds <= 0:
+            return np.empty(0)
+        edges = np.linspace(self.evidence.end_s - seconds, self.evidence.end_s, count + 1)
+        rates: Floats = np.histogram(served_at_s, edges)[0] * count / seconds
+        return rates
 
-        A closed loop sends one for each reply, so that requests are counted when sent; failed ones are not.
+    def served_at_s(self) -> Floats:
+        """The moments at which requests were served, failed ones left out.
+
+        A closed loop sends one for each reply, so that requests are counted when sent.
         """
         intended, _, failed = self.evidence.columns()
-        intended = intended[(intended >= self.start_s) & ~failed]
-        seconds = min(last_s, self.evidence.end_s - self.start_s)
-        if not len(intended) or seconds <= 0:
-            return np.empty(0), np.empty(0)
-        edges = np.linspace(self.evidence.end_s - seconds, self.evidence.end_s, count + 1)
-        counts, _ = np.histogram(intended, edges)
-        before = int((intended < edges[0]).sum()) + np.cumsum(counts) - counts / 2
-        return counts * count / seconds, before.astype(np.float64)
+        return intended[(intended >= self.start_s) & ~failed]
+
+    def failed_share_of_last(self, last_s: float) -> float:
+        """The share that failed of the requests of the last seconds; 0 without any."""
+        intended, _, failed = self.evidence.columns()
+        recent = failed[intended >= self.evidence.end_s - last_s]
+        return float(recent.mean()) if len(recent) else 0.0
