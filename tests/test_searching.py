@@ -18,7 +18,7 @@ from tests import servers
 from tests.conftest import Project
 from tests.test_outcomes import record
 
-EASY = "p50_ms=200, error_rate=0.3, max_qps=60, budget_s=30"
+EASY = "p50_ms=200, error_rate=0.3, max_qps=60, budget_s=60"
 
 
 @pytest.mark.slow
