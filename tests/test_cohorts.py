@@ -156,3 +156,15 @@ def test_looks_at_a_part_of_the_table_agree_with_a_look_at_all_of_it(
         oldest_s = now_s - min(open_at_s) if open_at_s else 0.0
         assert table.oldest_unanswered_s(now_s) == oldest_s
     assert table.have_left(np.arange(len(drawn) + 3)).tolist() == [i in sent for i in range(len(drawn) + 3)]
+
+
+def test_a_withdrawn_row_that_left_all_the_same_is_told_in_order_with_those_that_took_its_place() -> None:
+    """The word to stop reached the engine after the moment from which the next probe's rows are due."""
+    table = planned(0.0, 0.1, 0.22)
+    table.withdraw(0.2)
+    first = table.plan(np.array([0.2, 0.21]), np.zeros(2, dtype=np.uint16))
+    rows, intended = [0, 1, 2, first, first + 1], [0.0, 0.1, 0.22, 0.2, 0.21]
+    table.update(told(rows, intended, [at_s + 0.01 for at_s in intended]))
+
+    assert table.take_final(0.25, start_s=0.0, end_s=0.2).intended_s.tolist() == [0.0, 0.1]
+    assert table.take_final(0.5, start_s=0.2).intended_s.tolist() == [0.2, 0.21, 0.22]

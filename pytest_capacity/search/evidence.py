@@ -106,7 +106,7 @@ class Evidence:
         """Judge every bound; ``late_allowance_s`` is added to each latency limit."""
         intended, latency, failed = self.columns()
         batch_s = BATCH_S if self.seconds >= 10 * BATCH_S else SHORT_BATCH_S
-        batch = batch_of(intended, float(intended[0]) if len(intended) else 0.0, batch_s)
+        batch = batch_of(intended, float(intended.min()) if len(intended) else 0.0, batch_s)
         widening = few_batches_factor(len(np.unique(batch)), alpha)
         judged = []
         for bound in slo.bounds:

@@ -124,7 +124,10 @@ class RowTable:
         done = self._columns["done_s"][rows][kept]
         outcome[outcome == Outcome.PENDING] = Outcome.LATE_UNANSWERED
         latency = np.where(np.isnan(done), now_s - intended, done - intended)
-        return Cohorts(intended, latency, outcome, self._columns["operation"][rows][kept])
+        # What was sent although it had been withdrawn stands among the rows that took its place.
+        order = np.argsort(intended, kind="stable")
+        operation = self._columns["operation"][rows][kept]
+        return Cohorts(intended[order], latency[order], outcome[order], operation[order])
 
     def between(self, start_s: float, end_s: float) -> Samples:
         """The rows due from ``start_s`` to before ``end_s``, withdrawn ones left out.
