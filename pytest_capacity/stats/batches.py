@@ -23,7 +23,7 @@ NEAR_LIMIT = 0.25
 
 
 def batch_of(times_s: Floats, start_s: float, batch_s: float) -> Ints:
-    """The number of the batch, from zero, that each time falls in; what was before the start is in the first."""
+    """The number of the batch, from zero, that each time falls in; the first for what was before."""
     return np.maximum(np.floor((times_s - start_s) / batch_s), 0).astype(np.int64)
 
 
