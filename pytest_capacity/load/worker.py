@@ -32,7 +32,7 @@ from pytest_capacity.load.messages import (
 )
 from pytest_capacity.load.pacing import Stretch
 from pytest_capacity.load.player import Player
-from pytest_capacity.load.priority import wake_soon
+from pytest_capacity.load.priority import run_first, wake_soon
 from pytest_capacity.load.sending import Desk, new_event_loop
 
 READ_BYTES = 262_144
@@ -276,7 +276,8 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     allow_files()
     link = socket.socket(fileno=int(sys.argv[1]))
-    wake_soon()
+    if not run_first():
+        wake_soon()
     loop = new_event_loop()
     try:
         loop.run_until_complete(_serve(loop, link))

@@ -21,9 +21,9 @@ FEW_SENDS = 1_000
 can set: twice as much is allowed."""
 HANDFUL = 300
 """Below three hundred requests the p99 is one of the three latest: one request noticeably late is borne."""
-LATE_OF_ALLOWED = 0.25
-"""Requests sent noticeably late may come to a quarter of the bad ones allowed: less moves no verdict that the
-interval around it leaves standing."""
+LATE_OF_ALLOWED = 0.5
+"""Requests sent noticeably late may come to half of the bad ones allowed: beyond it the generator decides
+more than the server. A virtual machine's pauses alone may come to a quarter."""
 USUAL_ALLOWED = 0.01
 BUSY_WORKER = 0.8
 """Cores' worth of work, waiting not counted, from which on a sending process falls behind now and then."""
@@ -103,7 +103,7 @@ def _late(health: Health, sent: int, limit_ms: float | None, allowed_share: floa
     if sent >= FEW_SENDS and health.late_share > LATE_OF_ALLOWED * allowed_share:
         return (
             f"the load generator was late: {health.late_share:.2%} of requests left more than a tenth of the "
-            f"bound behind schedule, {LATE_OF_ALLOWED * allowed_share:.2%} allowed (a quarter of the bad)"
+            f"bound behind schedule, {LATE_OF_ALLOWED * allowed_share:.2%} allowed (half of the bad)"
         )
     return ""
 
