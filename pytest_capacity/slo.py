@@ -9,8 +9,9 @@ import itertools
 import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
+from typing import TypeAlias
 
 DEFAULT_ERROR_RATE = 0.01
 """The share of failed requests allowed where an SLO names none (design.md section 5)."""
@@ -49,12 +50,13 @@ class Bound:
 
     A latency bound (``limit_ms`` set) allows at most ``allowed_share`` of the requests to be slower than
     ``limit_ms``, a failed one counting as infinitely slow. An error bound (``limit_ms`` None) allows at
-    most ``allowed_share`` of them to fail.
+    most ``allowed_share`` of them to fail. With an ``operation`` it is about that operation's requests only.
     """
 
     name: str
     allowed_share: float
     limit_ms: float | None = None
+    operation: str = ""
 
     @property
     def quantile(self) -> float | None:
@@ -63,7 +65,12 @@ class Bound:
 
     @property
     def label(self) -> str:
-        """The bound as a person writes it: ``p99.9`` or ``error_rate``."""
+        """The bound as a person writes it: ``p99.9``, ``error_rate``, ``rank p99``."""
+        return f"{self.operation} {self.plain_label}" if self.operation else self.plain_label
+
+    @property
+    def plain_label(self) -> str:
+        """The same without its operation."""
         return self.name if self.limit_ms is None else self.name.removesuffix("_ms").replace("_", ".")
 
     @property
@@ -162,7 +169,7 @@ class SLO:
 
     def describe(self) -> str:
         """The SLO as a person says it: ``p99 <= 50 ms, errors <= 1 %``."""
-        parts = [f"{bound.label} <= {bound.limit_text}" for bound in self.latency_bounds]
+        parts = [f"{bound.plain_label} <= {bound.limit_text}" for bound in self.latency_bounds]
         default = " (default)" if self.error_rate_is_default else ""
         return ", ".join([*parts, f"errors <= {self.error_rate * 100:.4g} %{default}"])
 
@@ -174,6 +181,65 @@ class SLO:
 
     def __repr__(self) -> str:
         return f"SLO({', '.join(f'{name}={value:g}' for name, value in self.to_dict().items())})"
+
+    def of_operation(self, operation: str) -> SLO:
+        """The same bounds about one operation's requests."""
+        theirs = SLO(**self.to_dict())
+        theirs.bounds = tuple(replace(bound, operation=operation) for bound in self.bounds)
+        theirs.error_rate_is_default = self.error_rate_is_default
+        return theirs
+
+
+class OperationSLOs:
+    """An SLO for each of several operations, judged by that operation's requests alone.
+
+    Operations without one are sent and not judged. Raises TypeError or ValueError for what holds no SLOs.
+    """
+
+    __slots__ = ("by_operation",)
+
+    by_operation: Mapping[str, SLO]
+
+    def __init__(self, by_operation: Mapping[str, SLO]) -> None:
+        if not by_operation:
+            raise ValueError("slo={} names no operation; write slo={'rank': SLO(p99_ms=50)}")
+        for name, slo in by_operation.items():
+            if not isinstance(name, str) or not name or not isinstance(slo, SLO):
+                raise TypeError(
+                    f"slo must hold an SLO by operation, as in {{'rank': SLO(p99_ms=50)}}: {name!r}"
+                )
+        self.by_operation = {name: slo.of_operation(name) for name, slo in by_operation.items()}
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Every operation's bounds, each naming its operation."""
+        return tuple(bound for slo in self.by_operation.values() for bound in slo.bounds)
+
+    @property
+    def largest_limit_ms(self) -> float | None:
+        """The age at which a request is late under every latency bound; None where one has none."""
+        limits = [slo.largest_limit_ms for slo in self.by_operation.values()]
+        known = [limit for limit in limits if limit is not None]
+        return max(known) if len(known) == len(limits) else None
+
+    @property
+    def error_rate_is_default(self) -> bool:
+        """Whether the default error rate applies to any of them."""
+        return any(slo.error_rate_is_default for slo in self.by_operation.values())
+
+    def to_dict(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Every SLO's own arguments, by operation."""
+        return {"operations": {name: slo.to_dict() for name, slo in self.by_operation.items()}}
+
+    def describe(self) -> str:
+        """All of them as a person says it: ``rank: p99 <= 50 ms, errors <= 1 %; embed: ...``."""
+        return "; ".join(f"{name}: {slo.describe()}" for name, slo in self.by_operation.items())
+
+    def __repr__(self) -> str:
+        return f"OperationSLOs({dict(self.by_operation)!r})"
+
+
+AnySLO: TypeAlias = "SLO | OperationSLOs"
 
 
 def slo_from_arguments(arguments: Mapping[str, object]) -> SLO:

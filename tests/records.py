@@ -12,6 +12,7 @@ from pytest_capacity.results.record import (
     Measurement,
     Record,
     Requirement,
+    Trace,
     VerdictName,
     Versions,
     breach_row,
@@ -108,6 +109,7 @@ def latency_bound(verdict: VerdictName = "PASS", bad_share: float = 0.001) -> Bo
     return {
         "name": "p99_ms",
         "label": "p99",
+        "operation": None,
         "limit_ms": 50.0,
         "allowed_share": 0.01,
         "bad_share": 0.031 if broken else bad_share,
@@ -124,6 +126,7 @@ def error_bound(verdict: VerdictName = "PASS", bad_share: float = 0.0) -> BoundR
     return {
         "name": "error_rate",
         "label": "error_rate",
+        "operation": None,
         "limit_ms": None,
         "allowed_share": 0.01,
         "bad_share": bad_share,
@@ -252,6 +255,7 @@ def record(
     doubts: tuple[DoubtRow, ...] = (),
     late_p99_ms: float | None = 0.1,
     notes: tuple[str, ...] = (),
+    trace: Trace | None = None,
 ) -> Record:
     return make_record(
         nodeid=nodeid,
@@ -265,8 +269,46 @@ def record(
         doubts=doubts,
         probes=[probe(number) for number in range(2)] if measurements else [],
         commit={"id": "a" * 40, "branch": "main", "dirty": False},
+        trace=trace,
         model={"name": "ranker", "class": "ranking", "size": 120},
     )
+
+
+def trace_row() -> Trace:
+    """A recording replayed at twice its rate."""
+    return {
+        "file": "peak.trace.jsonl.gz",
+        "kind": "recording",
+        "name": "rank-prod",
+        "class": "ranking",
+        "source": "envoy",
+        "clock": "arrival",
+        "sampling": 1.0,
+        "resolution_s": 0.001,
+        "spread_within_s": None,
+        "composed": False,
+        "rows": 36_000,
+        "cycle_s": 600.0,
+        "recorded_qps": 60.0,
+        "warnings": [],
+        "mode": "superpose",
+        "scalings": [
+            {
+                "kind": "superposed",
+                "factor": 2.0,
+                "copies": 2,
+                "last_share": 1.0,
+                "text": "2 times the recorded rate: 2 shifted copies, superposed",
+            }
+        ],
+        "sessions": "as timed",
+        "requests": 4200,
+        "distinct_rows": 4200,
+        "loops": 0,
+        "rows_seen_share": 0.0,
+        "keys_seen_share": 0.12,
+        "fidelity": {"judged": 4, "outside": 0, "outside_names": []},
+    }
 
 
 def passed_record(nodeid: str = NODEID) -> Record:

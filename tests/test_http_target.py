@@ -251,6 +251,7 @@ class TestDescription:
             "timeout_s": 3.0,
             "unix_socket": None,
             "stream": None,
+            "body_for": None,
         }
 
     def test_drawn_payloads_are_measured_once_drawn(self) -> None:

@@ -261,6 +261,8 @@ def test_nothing_makes_a_record_large(filler: str) -> None:
         "notes": [text] * 40,
     }
     breach = breach_row(Breach(Bound("p99_ms", 0.01, 50.0), 0.5, 0.4, 0.6, math.inf, 60, math.inf))
+    slos = {"operations": {f"{i}{text}": {"p99_ms": 50.0, "error_rate": 0.01} for i in range(500)}}
+    huge["slo"] = slos
 
     record = made(
         *[records.measurement()] * 16,
@@ -272,7 +274,15 @@ def test_nothing_makes_a_record_large(filler: str) -> None:
         probes=[{**records.probe(i, i % 21), "role": text} for i in range(2000)],
         generator={**records.generator(), "engine": text, "notes": [text] * 500},
         environment={**records.environment(), "overrides": many, "cpu": text},
-        trace=many,
+        trace={
+            **records.trace_row(),
+            "file": text,
+            "name": text,
+            "source": text,
+            "warnings": [text] * 500,
+            "fidelity": {"judged": 500, "outside": 500, "outside_names": [text] * 500},
+        },
+        requirement={**records.requirement(), "slo": slos},
         model={"name": text, "class": text, "size": text},
     )
 

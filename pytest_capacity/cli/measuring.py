@@ -15,6 +15,7 @@ from pytest_capacity.cli.options import (
     add_run_options,
     add_slo_options,
     add_target_options,
+    add_trace_options,
 )
 from pytest_capacity.cli.progress import ProgressPrinter
 from pytest_capacity.cli.targets import make_target
@@ -31,8 +32,13 @@ def add_measuring_commands(commands: Any) -> None:
         help="does URL sustain a rate under an SLO?",
         description=f"Load URL open loop at a rate and judge it against an SLO. {CODES_HELP}",
     )
-    sustain.add_argument("--qps", type=float, required=True, help="requests a second that must be sustained")
+    sustain.add_argument(
+        "--qps", type=float, help="requests a second that must be sustained (as recorded, with --trace)"
+    )
     sustain.add_argument("--min-s", type=float, default=10.0, help="least seconds of evidence (10)")
+    sustain.add_argument(
+        "--duration-s", type=float, help="of a replay as recorded: seconds of load (the whole recording)"
+    )
     search = commands.add_parser(
         "search",
         help="how much does URL take under an SLO?",
@@ -50,6 +56,7 @@ def add_measuring_commands(commands: Any) -> None:
     for command in (sustain, search):
         add_target_options(command)
         add_slo_options(command)
+        add_trace_options(command)
         add_run_options(command)
 
 
@@ -88,15 +95,24 @@ def measure(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
 def make_conditions(options: argparse.Namespace, progress: ProgressPrinter) -> Conditions:
     """How to measure, from the options."""
     from pytest_capacity.load.engines import engine_named  # noqa: PLC0415 - --help needs none of it
-    from pytest_capacity.measurement import Conditions  # noqa: PLC0415
+    from pytest_capacity.measurement import Conditions, load_recorded  # noqa: PLC0415
 
+    if options.trace is not None and options.arrivals is not None:
+        raise ValueError("--trace and --arrivals exclude each other: requests arrive as they were recorded")
+    if options.trace is not None and (options.json_body or options.body or options.method):
+        raise ValueError("--trace sends requests as recorded: leave out --json-body, --body and --method")
+    if options.trace is None and options.trace_mode is not None:
+        raise ValueError("--trace-mode is given and no --trace")
+    seed = secrets.randbits(31) if options.seed is None else options.seed
     if options.max_in_flight is not None and options.max_in_flight < 1:
         raise ValueError(f"max_in_flight={options.max_in_flight} must be at least 1")
     return Conditions(
         engine=engine_named(options.engine, options.workers),
-        seed=secrets.randbits(31) if options.seed is None else options.seed,
+        seed=seed,
         allow_hosts=tuple(options.allow_host),
-        arrivals=options.arrivals,
+        arrivals=options.arrivals or "poisson",
+        trace=None if options.trace is None else load_recorded(options.trace, seed),
+        trace_mode=options.trace_mode or "superpose",
         max_in_flight=options.max_in_flight,
         on_progress=progress.show,
     )
@@ -108,12 +124,17 @@ def prepare(options: argparse.Namespace, slo: SLO, conditions: Conditions) -> tu
     from pytest_capacity.report.text import plan_line  # noqa: PLC0415
 
     target = make_target(options)
+    if options.command == "sustain" and options.qps is None:
+        return prepare_replay(target, options, slo, conditions)
     if options.command == "sustain":
+        if options.duration_s is not None:
+            raise ValueError("--duration-s is for a replay as recorded, without --qps; see --budget-s")
         requirement = Requirement(slo, options.qps, options.budget_s, options.min_s)
         run = SustainRun(target, requirement, conditions)
         plan = run.plan
         cost = plan_line(plan.min_s, plan.max_s, plan.min_requests, plan.max_requests, options.qps)
-        return run, cost + ("; once more as long where undecided" if plan.extension else "")
+        extended = "; once more as long where undecided" if plan.extension else ""
+        return run, f"{cost}{traced_by(conditions)}{extended}"
     question = Question(
         slo,
         require_qps=options.require_qps,
@@ -125,4 +146,26 @@ def prepare(options: argparse.Namespace, slo: SLO, conditions: Conditions) -> tu
     )
     most_qps = question.most_qps(conditions)
     text = f"at most {options.budget_s:g} s of load and {most_qps * options.budget_s:,.0f} requests, "
-    return SearchRun(target, question, conditions), text + "starting with one at a time; warm-up included"
+    text += f"starting with one at a time; warm-up included{traced_by(conditions)}"
+    return SearchRun(target, question, conditions), text
+
+
+def traced_by(conditions: Conditions) -> str:
+    """What of a plan is told where recorded traffic is sent."""
+    return "" if conditions.trace is None else f"; replays {conditions.trace.path.name}"
+
+
+def prepare_replay(
+    target: Any, options: argparse.Namespace, slo: SLO, conditions: Conditions
+) -> tuple[Run, str]:
+    """A replay at the recorded rate, and what it will cost, in words."""
+    from pytest_capacity.measurement import ReplayRequest, ReplayRun  # noqa: PLC0415
+    from pytest_capacity.report.text import plan_line  # noqa: PLC0415
+
+    if conditions.trace is None:
+        raise ValueError("--qps is required: the rate that must be sustained (or --trace, to replay one)")
+    run = ReplayRun(target, ReplayRequest(slo, duration_s=options.duration_s), conditions)
+    plan = run.plan
+    least = round(plan.qps * plan.duration_s)
+    text = plan_line(plan.duration_s, plan.most_s, least, plan.most_requests, plan.qps)
+    return run, f"{text}{traced_by(conditions)} as recorded"

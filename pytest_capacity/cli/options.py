@@ -40,13 +40,29 @@ def add_slo_options(command: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name.replace('_', '-')}", type=float, metavar=unit)
 
 
+def add_trace_options(command: argparse.ArgumentParser) -> None:
+    """Recorded traffic to send in place of one request."""
+    group = command.add_argument_group("recorded traffic")
+    group.add_argument(
+        "--trace",
+        metavar="FILE",
+        type=Path,
+        help="a trace, or a workload model (.yaml), to send to URL's host, each request by its own path",
+    )
+    group.add_argument(
+        "--trace-mode",
+        choices=("superpose", "compress"),
+        help="above its own rate: shifted copies over each other (superpose), or its time compressed",
+    )
+
+
 def add_run_options(command: argparse.ArgumentParser) -> None:
     """How to measure, and where the answer goes."""
     group = command.add_argument_group("measurement")
     group.add_argument(
         "--budget-s", type=float, default=60.0, help="most seconds of load, warm-up included (60)"
     )
-    group.add_argument("--arrivals", choices=("poisson", "constant"), default="poisson")
+    group.add_argument("--arrivals", choices=("poisson", "constant"), help="poisson, unless told otherwise")
     group.add_argument("--max-in-flight", type=int, metavar="N", help="bound on requests in flight")
     add_engine_options(group)
     group.add_argument("--seed", type=int, help="seed of arrivals (a fresh one)")

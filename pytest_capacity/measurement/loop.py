@@ -12,26 +12,27 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from types import FrameType
-from typing import Protocol, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
-from pytest_capacity.load.guard import Ceilings, LoadRefused, StopRule, UnresolvedHost, check_allowed, resolve
+from pytest_capacity.load.guard import LoadRefused, StopRule, UnresolvedHost, check_allowed, resolve
 from pytest_capacity.load.refresh import TargetUnavailable
+from pytest_capacity.measurement.conditions import Conditions, Controller, Progress
+from pytest_capacity.measurement.health import Healths
+from pytest_capacity.measurement.preflight import Preflight, PreflightFailed
+from pytest_capacity.measurement.sources import NOTHING, CannotSend, Piece, Source
 from pytest_capacity.measurement.tally import ProbeTally
 from pytest_capacity.measurement.waiting import heed, unless_interrupted
 from pytest_capacity.protocols import (
     Encoded,
-    Engine,
     Health,
-    Judgement,
+    Ints,
     LoadReport,
     LoadSession,
     Observation,
     Outcome,
     Probe,
-    Reply,
-    Request,
     Target,
 )
 from pytest_capacity.results.measured import PreflightReply
@@ -39,10 +40,13 @@ from pytest_capacity.results.redact import HARMLESS_HEADERS
 from pytest_capacity.slo import CapacityUsageError
 from pytest_capacity.stats.cohorts import TICK_S, Cohorts, RowTable
 from pytest_capacity.stats.summary import failed_share
-from pytest_capacity.traffic.arrivals import Arrivals, make_schedule
 
 LEAD_S = 0.01
-"""A probe begins this much after it was decided, so that its first request can leave on time."""
+"""A probe begins this much after it is ready, so that its first request can leave on time."""
+
+FIRST_S, STEP_S, LOW_WATER_S = 0.5, 1.0, 1.5
+"""Of recorded traffic so many seconds are made ready before a probe, and then each time that less than
+``LOW_WATER_S`` is left: a busy machine may take a second to make a second's requests."""
 
 RECENT_PROBES = 3
 """What is told belongs to the present probe or, for some moments after its end, to the one before."""
@@ -50,66 +54,9 @@ RECENT_PROBES = 3
 LATE_BY = 0.1
 """A request sent a tenth of the bound too late may be bad for that alone."""
 
-SMOKE_REQUESTS = 20
-
 T = TypeVar("T")
-
-
-class Controller(Protocol):
-    """What decides about the load: ``Sustain`` and its like."""
-
-    def ask(self) -> Probe | None:
-        """The probe to go on with, or None when done."""
-        ...
-
-    def tell(self, observation: Observation) -> None:
-        """Take what came of the load since the last observation."""
-        ...
-
-    def extend(self) -> bool:
-        """Grant the budget once more where that is all that is wanting; True if it was granted."""
-        ...
-
-    def halt(self, reason: str) -> None:
-        """End at once: the load was stopped from outside."""
-        ...
-
-    def left_s(self) -> float:
-        """Seconds of load that may still come, at most."""
-        ...
-
-    def standing(self) -> str:
-        """What is known so far in a few words, for live progress; empty where that is nothing."""
-        ...
-
-
-@dataclass(frozen=True)
-class Progress:
-    """How a measurement stands: rates and latency over the last two seconds, times since the load began."""
-
-    phase: str
-    elapsed_s: float
-    left_s: float
-    offered_qps: float
-    achieved_qps: float
-    p99_ms: float
-    error_rate: float
-    standing: str = ""
-
-
-@dataclass(frozen=True)
-class Conditions:
-    """Under which a measurement runs, whatever it measures."""
-
-    engine: Engine
-    seed: int
-    allow_hosts: tuple[str, ...] = ()
-    ceilings: Ceilings = field(default_factory=Ceilings)
-    arrivals: Arrivals = "poisson"
-    max_in_flight: int | None = None
-    on_progress: Callable[[Progress], None] | None = None
-    interrupted: threading.Event | None = None
-    """Set from another thread, it ends the load as Ctrl-C does, which reaches the main thread only."""
+Ready: TypeAlias = "Piece | Ints"
+"""What a probe begins with: a piece of its schedule, or a closed loop's requests."""
 
 
 @dataclass
@@ -121,10 +68,6 @@ class ProbeLog:
     end_s: float | None = None
     told: bool = False
     tally: ProbeTally = field(default_factory=ProbeTally)
-
-
-class PreflightFailed(Exception):
-    """The target did not answer well before any load was sent; the message says how."""
 
 
 @contextmanager
@@ -154,31 +97,47 @@ class LoadRun:
     Use as a context manager; leaving it stops every request.
     """
 
-    def __init__(self, target: Target, conditions: Conditions, *, largest_limit_ms: float | None, qps: float):
+    def __init__(
+        self,
+        target: Target,
+        conditions: Conditions,
+        *,
+        largest_limit_ms: float | None,
+        qps: float,
+        source: Source | None = None,
+    ) -> None:
         self.target, self.conditions = target, conditions
-        self.rng = np.random.default_rng(conditions.seed)
-        self.encoded: Encoded = target.encode(self.rng)
+        self.source = source or make_source(target, conditions)
+        self.encoded: Encoded = self.source.encoded
         self.late_after_s = self.encoded.timeout_s if largest_limit_ms is None else largest_limit_ms / 1000
         self.table = RowTable(self.late_after_s)
         self.probes: list[ProbeLog] = []
-        self.preflight: list[PreflightReply] = []
-        self.health = Health()
         self.examples: Mapping[Outcome, str] = {}
         self.base_s = 0.0
         self.end_s = 0.0
         self.last_s = 0.0
         self.stopped: str | None = None
+        self.trouble: str | None = None
+        """Why the load could not be gone on with, where that is the fault of what was to be sent."""
+        self._preflight = Preflight(target, self.encoded, conditions.interrupted)
+        self._health = Healths()
         self._session: LoadSession | None = None
         self._stop_rule = StopRule()
-        self._operation = np.array(
-            [self.encoded.operations.index(request.operation) for request in self.encoded.requests],
-            dtype=np.uint16,
-        )
         self.secrets: set[str] = set()
         for request in self.encoded.requests:
             self._remember(dict(request.headers))
         self._most_qps = qps
         self._max_in_flight = conditions.max_in_flight or default_in_flight(qps, self.encoded.timeout_s)
+
+    @property
+    def preflight(self) -> list[PreflightReply]:
+        """What came of the requests sent before the load."""
+        return self._preflight.replies
+
+    @property
+    def health(self) -> Health:
+        """The generator's health in the last probe."""
+        return self._health.now
 
     def __enter__(self) -> LoadRun:
         """Resolve, check what may be loaded, open the engine, and send one request of each operation.
@@ -200,9 +159,10 @@ class LoadRun:
         except TargetUnavailable as error:
             raise PreflightFailed(str(error)) from error
         try:
-            self._send_preflight(self._session)
+            self._preflight.try_operations(self._session)
         except BaseException:
             self._session.close()
+            self.source.close()
             raise
         return self
 
@@ -210,6 +170,8 @@ class LoadRun:
         """Cancel what is in flight and take in what the engine still had to tell."""
         if self._session is not None:
             self._take(self._session.close())
+        self._end_probe(self.last_s)
+        self.source.close()
 
     def _remembering_refresh(self) -> Callable[[], Mapping[str, str]] | None:
         """The user's header callable, its values noted as secrets that no record may show."""
@@ -230,54 +192,53 @@ class LoadRun:
                 # "Bearer abc" is shown as "abc" by a server that quotes the token alone.
                 self.secrets.update((value, *value.split()[1:]))
 
-    def _send_preflight(self, session: LoadSession) -> None:
-        first_of = {request.operation: request for request in reversed(self.encoded.requests)}
-        for operation in self.encoded.operations:
-            self._try_one(session, first_of[operation])
-
     def smoke(self) -> None:
         """Send some requests, one after the other; raises PreflightFailed at the first bad reply."""
         assert self._session is not None  # noqa: S101 - only inside the context
-        for number in range(SMOKE_REQUESTS):
-            self._try_one(self._session, self.encoded.requests[number % len(self.encoded.requests)])
-
-    def _try_one(self, session: LoadSession, request: Request) -> None:
-        started_s = session.now_s()
-        reply, judgement = self._waiting(lambda: session.exchange(request))
-        text = "" if judgement.outcome is Outcome.GOOD else self._explain(reply, judgement, request)
-        latency_ms = (session.now_s() - started_s) * 1000
-        self.preflight.append(
-            PreflightReply(request.operation, reply.status if reply else None, latency_ms, text)
-        )
-        if text:
-            raise PreflightFailed(f"{text}. No load was sent.")
-
-    def _explain(self, reply: Reply | None, judgement: Judgement, request: Request) -> str:
-        if reply is None:
-            return f"no reply from {request.operation}: {judgement.reason}"
-        text = self.target.explain(reply, request)
-        # A bad status explains itself; what the user's check disliked does not stand in the reply.
-        return f"{text} ({judgement.reason})" if judgement.outcome is Outcome.BAD_REPLY else text
+        self._preflight.smoke(self._session)
 
     def play(self, controller: Controller) -> None:
-        """Play the controller's probes to the end; KeyboardInterrupt leaves what was seen in place."""
+        """Play the controller's probes to the end; KeyboardInterrupt leaves what was seen in place.
+
+        Raises CapacityUsageError where not even the first probe's requests can be made.
+        """
         session = self._session
         assert session is not None  # noqa: S101 - only inside the context
         probe = controller.ask()
+        try:
+            if probe is not None and probe.rate_qps:
+                self.source.ready(session, probe.rate_qps, controller.left_s())
+            ready = self._prepare(session, probe)
+        except CannotSend as error:
+            raise CapacityUsageError(f"trace: {error}") from error
         self.base_s = self.end_s = start_s = session.now_s() + LEAD_S
         while probe is not None:
-            following, end_s = self._play_probe(session, controller, probe, start_s)
+            following, ready, end_s = self._play_probe(session, controller, probe, start_s, ready)
             probe, start_s = following, end_s
         session.pause(self.end_s)
         self._drain(session, controller)
 
+    def _prepare(self, session: LoadSession, probe: Probe | None) -> Ready:
+        """Make ready what a probe begins with, while the one before goes on; raises CannotSend."""
+        if probe is None or probe.kind == "drain":
+            return NOTHING
+        try:
+            if probe.kind == "closed":
+                return self.source.hold(session, probe)
+            self.source.draw(probe)
+            return self.source.take(session, FIRST_S)
+        except CannotSend:
+            self.source.end(0.0, 0)
+            raise
+
     def _play_probe(
-        self, session: LoadSession, controller: Controller, probe: Probe, start_s: float
-    ) -> tuple[Probe | None, float]:
+        self, session: LoadSession, controller: Controller, probe: Probe, start_s: float, ready: Ready
+    ) -> tuple[Probe | None, Ready, float]:
         """Play one probe until the controller asks for another; returns that and when it begins."""
         log = ProbeLog(probe, start_s - self.base_s)
         self.probes.append(log)
-        played_until_s = self._begin(session, probe, start_s, start_s)
+        self._begin(session, probe, start_s, ready)
+        drawn_s = probe.max_s if probe.kind == "open" else np.inf
         tick = 0
         while True:
             # Ticks that were missed are skipped: observations follow the clock, not each other.
@@ -285,14 +246,30 @@ class LoadRun:
             report = self._collect(session, start_s + tick * TICK_S)
             self._tell(controller, probe, start_s, report)
             asked = self._ask(controller, probe, report.now_s - start_s)
-            if asked is None or asked.id != probe.id:
-                end_s = report.now_s + LEAD_S
-                self.table.withdraw(end_s)
-                self.end_s = end_s
-                log.end_s = end_s - self.base_s
-                return asked, end_s
-            if start_s + asked.max_s > played_until_s + TICK_S:
-                played_until_s = self._begin(session, asked, played_until_s, start_s)
+            try:
+                if asked is None or asked.id != probe.id:
+                    self._end_probe(report.now_s)
+                    ready = self._prepare(session, asked)
+                    end_s = session.now_s() + LEAD_S
+                    self.table.withdraw(end_s)
+                    self.end_s = end_s
+                    log.end_s = end_s - self.base_s
+                    return asked, ready, end_s
+                if asked.max_s > drawn_s + TICK_S:
+                    self.source.draw(asked, drawn_s)
+                    drawn_s = asked.max_s
+                self._send_ahead(session, start_s)
+            except CannotSend as error:
+                self.stopped = self.trouble = str(error)
+
+    def _send_ahead(self, session: LoadSession, start_s: float) -> None:
+        """Have the engine know what is due next, some seconds before it is."""
+        source = self.source
+        if source.reaches_s < session.now_s() - start_s + LOW_WATER_S:
+            piece = source.take(session, source.reaches_s + STEP_S)
+            if len(piece.offsets_s):
+                self._health.end_era()
+                self._play_piece(session, start_s, piece)
 
     def _ask(self, controller: Controller, probe: Probe, lasted_s: float) -> Probe | None:
         asked = None if self.stopped else controller.ask()
@@ -302,25 +279,28 @@ class LoadRun:
             raise RuntimeError(f"the controller holds on to probe {probe.id} past its max_s")
         return asked
 
-    def _begin(self, session: LoadSession, probe: Probe, from_s: float, start_s: float) -> float:
-        """Have the engine play a probe from a moment on; returns until when its schedule reaches."""
-        count = len(self.encoded.requests)
+    def _begin(self, session: LoadSession, probe: Probe, start_s: float, ready: Ready) -> None:
+        """Have the engine play what was made ready, from a moment on."""
         self._end_closed_loop(session)
-        if probe.kind == "drain":
-            session.pause(from_s)
-            return float("inf")
-        if probe.kind == "closed":
-            order = self.rng.permutation(count).astype(np.int64)
-            session.hold(len(self.table), int(probe.concurrency or 1), order)
-            return float("inf")
-        until_s = start_s + probe.max_s
-        rate_qps = float(probe.rate_qps or 0)
-        schedule = make_schedule(self.conditions.arrivals, rate_qps, until_s - from_s, count, self.rng)
-        if len(schedule.offsets_s):
-            intended_s = from_s + schedule.offsets_s
-            first = self.table.plan(intended_s, self._operation[schedule.request_index])
-            session.play(first, intended_s, schedule.request_index)
-        return until_s
+        self._health.begin()
+        if isinstance(ready, Piece):
+            # What was due later of the probe before must not be sent until this one's first request is due.
+            session.pause(start_s)
+            self._play_piece(session, start_s, ready)
+        else:
+            session.hold(len(self.table), int(probe.concurrency or 1), ready)
+
+    def _play_piece(self, session: LoadSession, start_s: float, piece: Piece) -> None:
+        if len(piece.offsets_s):
+            intended_s = start_s + piece.offsets_s
+            first = self.table.plan(intended_s, piece.operation)
+            session.play(first, intended_s, piece.request_index)
+
+    def _end_probe(self, now_s: float) -> None:
+        """Tell the source how much of its schedule was played."""
+        if self.probes and self.probes[-1].end_s is None:
+            start_s = self.base_s + self.probes[-1].start_s
+            self.source.end(max(0.0, now_s - start_s), self.table.due(start_s, now_s))
 
     def _end_closed_loop(self, session: LoadSession) -> None:
         """Have every row of a closed loop told, so that the rows planned next come after them."""
@@ -344,7 +324,7 @@ class LoadRun:
             end_s = np.inf if log.end_s is None else self.base_s + log.end_s
             log.tally.add(report.samples, left, self.base_s + log.start_s, end_s)
         self.last_s = max(self.last_s, report.now_s)
-        self.health = report.health
+        self._health.tell(report.health)
         self.examples = report.examples or self.examples
         if self.stopped is None:
             self.stopped = report.halted or self._stop_rule.tell(report.samples)
@@ -376,7 +356,7 @@ class LoadRun:
         self, controller: Controller, log: ProbeLog, planned: int, cohorts: Cohorts, report: LoadReport
     ) -> None:
         closed = log.probe.kind == "closed"
-        health = log.tally.health(report.health, closed=closed, late_by_s=LATE_BY * self.late_after_s)
+        health = log.tally.health(self.health, closed=closed, late_by_s=LATE_BY * self.late_after_s)
         controller.tell(
             Observation(
                 probe_id=log.probe.id,
@@ -425,6 +405,11 @@ class LoadRun:
 
 
 _NOTHING = Cohorts(np.empty(0), np.empty(0), np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint16))
+
+
+def make_source(target: Target, conditions: Conditions) -> Source:
+    """Where a measurement's schedules come from; raises CapacityUsageError for an unfit trace."""
+    return conditions.source(target, np.random.default_rng(conditions.seed))
 
 
 def default_in_flight(qps: float, timeout_s: float) -> int:

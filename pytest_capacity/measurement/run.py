@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import datetime, timezone
 
-from pytest_capacity.measurement.loop import (
-    LATE_BY,
-    Conditions,
-    Controller,
-    LoadRun,
-    PreflightFailed,
-    sigterm_interrupts,
-)
-from pytest_capacity.protocols import Health, Probe, Samples, Target
+import numpy as np
+import numpy.typing as npt
+
+from pytest_capacity.measurement.conditions import Conditions, Controller
+from pytest_capacity.measurement.loop import LATE_BY, LoadRun, sigterm_interrupts
+from pytest_capacity.measurement.preflight import PreflightFailed
+from pytest_capacity.measurement.sources import Source
+from pytest_capacity.measurement.traced import trace_doubts, trace_facts
+from pytest_capacity.protocols import Floats, Health, Json, Probe, Samples, Target
 from pytest_capacity.results.measured import Measured, PlayedProbe
 from pytest_capacity.results.shapes import State
-from pytest_capacity.slo import SLO
-from pytest_capacity.stats.summary import late_share, lateness_of
+from pytest_capacity.search.doubts import Doubt
+from pytest_capacity.slo import AnySLO
+from pytest_capacity.stats.summary import late_share, latencies_ms, lateness_of
 
 _ROLES = {"closed": "warm-up", "drain": "drain", "open": "measure"}
 
@@ -27,12 +28,21 @@ class Run(ABC):
     """One measurement of a target: ``run`` measures, ``measured`` gives what is known, also afterwards."""
 
     def __init__(
-        self, target: Target, slo: SLO, conditions: Conditions, controller: Controller, *, most_qps: float
+        self,
+        target: Target,
+        slo: AnySLO,
+        conditions: Conditions,
+        controller: Controller,
+        *,
+        most_qps: float,
+        source: Source | None = None,
     ) -> None:
         self.conditions = conditions
         self._controller = controller
         self._started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
-        self._load = LoadRun(target, conditions, largest_limit_ms=slo.largest_limit_ms, qps=most_qps)
+        self._load = LoadRun(
+            target, conditions, largest_limit_ms=slo.largest_limit_ms, qps=most_qps, source=source
+        )
         self._state: State = "interrupted"
         self._message = ""
 
@@ -82,6 +92,21 @@ class Run(ABC):
             late_share=late_share(samples, LATE_BY * self._load.late_after_s),
         )
 
+    def _trace(self) -> dict[str, Json] | None:
+        """What the record tells of recorded traffic, once some was sent."""
+        return trace_facts(self._load.source) if self._load.probes else None
+
+    def _trace_doubts(self) -> tuple[Doubt, ...]:
+        return trace_doubts(self._load.source, self._load.trouble) if self._load.probes else ()
+
+    def _latencies_of(self, samples: Samples) -> dict[str, Floats]:
+        """Latencies by operation, in milliseconds and ascending, where there are several."""
+        names = self._load.encoded.operations
+        if len(names) == 1:
+            return {}
+        parts = {name: rows_of(samples, samples.operation == i) for i, name in enumerate(names)}
+        return {name: latencies_ms(part) for name, part in parts.items()}
+
     def _examples(self) -> dict[str, str]:
         return {outcome.name.lower(): text for outcome, text in self._load.examples.items()}
 
@@ -94,6 +119,18 @@ class Run(ABC):
             role = role_of(log.probe)
             played.append(PlayedProbe(log.probe, role, log.start_s, end_s, samples, load.late_after_s))
         return played
+
+
+def rows_of(samples: Samples, chosen: npt.NDArray[np.bool_]) -> Samples:
+    """Some of the samples, without the times of their tokens."""
+    ragged = {"token_times_s", "token_start"}
+    return Samples(
+        **{
+            column.name: getattr(samples, column.name)[chosen]
+            for column in fields(Samples)
+            if column.name not in ragged
+        }
+    )
 
 
 def role_of(probe: Probe) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pytest_capacity.load.guard import Ceilings, LoadRefused
-from pytest_capacity.measurement.loop import Conditions
+from pytest_capacity.measurement.conditions import Conditions
 from pytest_capacity.measurement.run import Run
+from pytest_capacity.measurement.traced import verdict_with
 from pytest_capacity.protocols import Samples, Target, empty_samples, join_samples
 from pytest_capacity.results.measured import Measured, PlayedProbe
 from pytest_capacity.search.capacity import CapacitySearch
@@ -94,6 +95,8 @@ class SearchRun(Run):
         probes = tuple(self._played())
         found = self._search.result() if probes else None
         verdict, doubts = judge_search(found, question.require_qps, question.allow) if found else (None, ())
+        verdict = verdict_with(verdict, self._trace_doubts(), question.slo.latency_bounds)
+        doubts = (*self._trace_doubts(), *doubts)
         samples = _near(probes, found)
         return Measured(
             kind="search",
@@ -103,7 +106,7 @@ class SearchRun(Run):
             slo=question.slo,
             message=self._message,
             stop_reason=load.stopped or (found.status if found else ""),
-            arrivals=self.conditions.arrivals,
+            arrivals=self.conditions.arrivals_name,
             seed=self.conditions.seed,
             budget_s=question.budget_s,
             min_s=None,
@@ -118,6 +121,7 @@ class SearchRun(Run):
             health=self._health_of(samples),
             examples=self._examples(),
             latencies_ms=latencies_ms(samples),
+            trace=self._trace(),
             secrets=tuple(load.secrets),
         )
 

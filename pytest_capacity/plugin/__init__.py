@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from pytest_capacity.plugin.fixtures import async_capacity, capacity, capacity_search, capacity_target
+from pytest_capacity.plugin.fixtures import (
+    async_capacity,
+    capacity,
+    capacity_replay,
+    capacity_search,
+    capacity_target,
+)
 from pytest_capacity.plugin.hooks import (
     pytest_addoption,
     pytest_collection_finish,
@@ -13,6 +19,7 @@ from pytest_capacity.plugin.hooks import (
 __all__ = [
     "async_capacity",
     "capacity",
+    "capacity_replay",
     "capacity_search",
     "capacity_target",
     "pytest_addoption",

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, TypeVar
 
 import pytest
@@ -23,10 +24,19 @@ class AsyncCapacity:
     def __init__(self, item: pytest.Item, target: object) -> None:
         self._item, self._capacity = item, Capacity(item, target)
 
-    async def sustain(self, *, qps: float, slo: SLO | None = None, **options: object) -> Measured:
+    async def sustain(
+        self, *, qps: float, slo: SLO | Mapping[str, SLO] | None = None, **options: object
+    ) -> Measured:
         """``Capacity.sustain`` with the same options, awaited."""
         __tracebackhide__ = True
         return await _in_thread(self._item, lambda: self._capacity.sustain(qps=qps, slo=slo, **options))  # type: ignore[arg-type]
+
+    async def replay(
+        self, trace: str | os.PathLike[str], *, slo: SLO | Mapping[str, SLO] | None = None, **options: object
+    ) -> Measured:
+        """``Capacity.replay`` with the same options, awaited."""
+        __tracebackhide__ = True
+        return await _in_thread(self._item, lambda: self._capacity.replay(trace, slo=slo, **options))  # type: ignore[arg-type]
 
     async def search(self, *, slo: SLO | None = None, **options: object) -> Measured:
         """``Capacity.search`` with the same options, awaited."""

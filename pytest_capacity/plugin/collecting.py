@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from pytest_capacity.plugin.demand import Demand, read_demand
+from pytest_capacity.plugin.demand import Demand, ReplayDemand, read_marker
 from pytest_capacity.plugin.options import Settings
 from pytest_capacity.plugin.state import (
     DEMAND,
@@ -55,7 +55,7 @@ def _problem(item: pytest.Item, settings: Settings) -> str | None:
     if is_marked(item):
         try:
             demand = _demand_of(item)
-            _check_plan(demand, settings)
+            _check_demand(item, demand, settings)
         except (TypeError, ValueError) as error:
             return str(error)
         item.stash[DEMAND] = demand
@@ -93,28 +93,20 @@ def _is_coroutine_under_hypothesis(item: pytest.Item) -> bool:
     return inspect.iscoroutinefunction(getattr(handle, "inner_test", None))
 
 
-def _demand_of(item: pytest.Item) -> Demand:
+def _demand_of(item: pytest.Item) -> Demand | ReplayDemand:
     marker = item.get_closest_marker("capacity")
     if marker is None:
         raise TypeError("the test has no capacity marker")
     if marker.args:
         raise TypeError(f"capacity takes keyword arguments only, not {marker.args[0]!r}")
-    return read_demand(marker.kwargs)
+    return read_marker(marker.kwargs)
 
 
-def _check_plan(demand: Demand, settings: Settings) -> None:
+def _check_demand(item: pytest.Item, demand: Demand | ReplayDemand, settings: Settings) -> None:
     # Only here does a run with capacity tests begin to import what measures.
-    from pytest_capacity.load.guard import Ceilings, LoadRefused  # noqa: PLC0415
-    from pytest_capacity.search.plan import plan_sustain  # noqa: PLC0415
+    from pytest_capacity.plugin.traces import check_demand  # noqa: PLC0415
 
-    plan = plan_sustain(demand.slo, demand.qps, min_s=demand.min_s, budget_s=demand.budget_s)
-    most_s = demand.budget_s * (2 if plan.extension else 1)
-    try:
-        Ceilings(settings.max_qps, settings.max_requests, settings.max_s).check(
-            demand.qps, demand.qps * most_s, most_s
-        )
-    except LoadRefused as error:
-        raise ValueError(str(error)) from error
+    check_demand(item, demand, settings)
 
 
 def _bad_default_target(url: str | None) -> str | None:

@@ -4,34 +4,67 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from pytest_capacity.slo import QUANTILE_NAME, SLO, slo_from_arguments
+from pytest_capacity.slo import QUANTILE_NAME, SLO, AnySLO, OperationSLOs, slo_from_arguments
 
 ARRIVALS = ("poisson", "constant")
+TRACE_MODES = ("superpose", "compress")
 MODEL_KEYS = ("name", "class", "size")
+_TRACED = ("trace", "trace_mode")
 
 
 @dataclass(frozen=True)
 class Demand:
-    """The SLO and the rate that a test requires, and how it is to be measured."""
+    """The SLO and the rate that a test requires, and how it is to be measured.
 
-    slo: SLO
+    With a ``trace``, as it was written, recorded traffic is sent at that rate.
+    """
+
+    slo: AnySLO
     qps: float
     arrivals: str = "poisson"
     budget_s: float = 60.0
     min_s: float = 10.0
     max_in_flight: int | None = None
     model: Mapping[str, object] | None = None
+    trace: str | None = None
+    trace_mode: str = "superpose"
 
 
-def read_demand(arguments: Mapping[str, object]) -> Demand:
-    """Check a marker's arguments.
+@dataclass(frozen=True)
+class ReplayDemand:
+    """The SLO that recorded traffic must keep, at ``qps`` or at ``rate`` times the recorded rate."""
+
+    slo: AnySLO
+    trace: str
+    qps: float | None = None
+    rate: float = 1.0
+    duration_s: float | None = None
+    trace_mode: str = "superpose"
+    arrivals: str = "poisson"
+    max_in_flight: int | None = None
+    model: Mapping[str, object] | None = None
+
+
+def read_marker(arguments: Mapping[str, object]) -> Demand | ReplayDemand:
+    """Check a marker's arguments: with a trace and no ``qps`` it demands a replay.
 
     Raises TypeError or ValueError; the message says what is wrong and what was probably meant.
     """
-    known = {"qps", "slo", "arrivals", "budget_s", "min_s", "max_in_flight", "model", "error_rate"}
+    if arguments.get("trace") is not None and arguments.get("qps") is None:
+        return read_replay_demand(arguments)
+    return read_demand(arguments)
+
+
+def read_demand(arguments: Mapping[str, object]) -> Demand:
+    """Check the arguments of a sustain measurement.
+
+    Raises TypeError or ValueError; the message says what is wrong and what was probably meant.
+    """
+    known = {"qps", "slo", "arrivals", "budget_s", "min_s", "max_in_flight", "model", "error_rate", *_TRACED}
     bounds = _bounds(arguments, known)
     if arguments.get("qps") is None:
         raise TypeError("qps is required: the rate, in requests a second, that must be sustained")
@@ -39,9 +72,39 @@ def read_demand(arguments: Mapping[str, object]) -> Demand:
     return Demand(
         slo=_read_slo(arguments.get("slo"), {**bounds, "error_rate": arguments.get("error_rate")}),
         qps=qps,
-        arrivals=_read_arrivals(arguments.get("arrivals", "poisson")),
+        arrivals=_read_arrivals(arguments),
         budget_s=_positive("budget_s", arguments.get("budget_s", 60.0)),
         min_s=_positive("min_s", arguments.get("min_s", 10.0)),
+        max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
+        model=_read_model(arguments.get("model")),
+        trace=_read_trace(arguments),
+        trace_mode=_read_trace_mode(arguments),
+    )
+
+
+def read_replay_demand(arguments: Mapping[str, object]) -> ReplayDemand:
+    """Check a replay's arguments.
+
+    Raises TypeError or ValueError; the message says what is wrong and what was probably meant.
+    """
+    known = {"slo", "qps", "rate", "duration_s", "max_in_flight", "model", "error_rate", *_TRACED}
+    bounds = _bounds(arguments, known)
+    trace = _read_trace(arguments)
+    if trace is None:
+        raise TypeError("trace is required: the path of recorded traffic")
+    if arguments.get("qps") is not None and arguments.get("rate") is not None:
+        raise TypeError("qps and rate are given: say how fast to replay in one of the two")
+    numbers = ("qps", "rate", "duration_s")
+    qps, rate, duration_s = (
+        None if arguments.get(name) is None else _positive(name, arguments[name]) for name in numbers
+    )
+    return ReplayDemand(
+        slo=_read_slo(arguments.get("slo"), {**bounds, "error_rate": arguments.get("error_rate")}),
+        trace=trace,
+        qps=qps,
+        rate=1.0 if rate is None else rate,
+        duration_s=duration_s,
+        trace_mode=_read_trace_mode(arguments),
         max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
         model=_read_model(arguments.get("model")),
     )
@@ -61,6 +124,8 @@ class SearchDemand:
     arrivals: str = "poisson"
     max_in_flight: int | None = None
     model: Mapping[str, object] | None = None
+    trace: str | None = None
+    trace_mode: str = "superpose"
 
 
 def read_search_demand(arguments: Mapping[str, object]) -> SearchDemand:
@@ -79,23 +144,29 @@ def read_search_demand(arguments: Mapping[str, object]) -> SearchDemand:
         "model",
         "error_rate",
         *rates,
+        *_TRACED,
     }
     bounds = _bounds(arguments, known)
     given = {name: arguments[name] for name in rates if arguments.get(name) is not None}
     low, high = (_positive(name, given[name]) if name in given else None for name in ("min_qps", "max_qps"))
     if low is not None and high is not None and low > high:
         raise ValueError(f"min_qps={low:g} is above max_qps={high:g}")
+    slo = _read_slo(arguments.get("slo"), {**bounds, "error_rate": arguments.get("error_rate")})
+    if not isinstance(slo, SLO):
+        raise TypeError("a search takes one SLO: judge operations by sustain() or replay(), at a rate")
     return SearchDemand(
-        slo=_read_slo(arguments.get("slo"), {**bounds, "error_rate": arguments.get("error_rate")}),
+        slo=slo,
         require_qps=_positive("require_qps", given["require_qps"]) if "require_qps" in given else None,
         allow=_read_allow(arguments.get("allow")),
         min_qps=low,
         max_qps=high,
         budget_s=_positive("budget_s", arguments.get("budget_s", 60.0)),
         tolerance=_positive("tolerance", arguments.get("tolerance", 0.08)),
-        arrivals=_read_arrivals(arguments.get("arrivals", "poisson")),
+        arrivals=_read_arrivals(arguments),
         max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
         model=_read_model(arguments.get("model")),
+        trace=_read_trace(arguments),
+        trace_mode=_read_trace_mode(arguments),
     )
 
 
@@ -116,20 +187,47 @@ def _bounds(arguments: Mapping[str, object], known: set[str]) -> dict[str, objec
     return bounds
 
 
-def _read_arrivals(value: object) -> str:
+def _read_arrivals(arguments: Mapping[str, object]) -> str:
+    value = arguments.get("arrivals")
+    if value is None:
+        return "poisson"
     if value not in ARRIVALS:
         raise ValueError(f"arrivals={value!r} is neither 'poisson' nor 'constant'")
+    if arguments.get("trace") is not None:
+        raise TypeError("trace and arrivals are given: requests arrive as they were recorded")
     return str(value)
 
 
-def _read_slo(slo: object, bounds: Mapping[str, object]) -> SLO:
+def _read_trace(arguments: Mapping[str, object]) -> str | None:
+    value = arguments.get("trace")
+    if value is None:
+        return None
+    if not isinstance(value, (str, os.PathLike)) or not str(value):
+        raise TypeError(f"trace={value!r} must be a path of recorded traffic, such as 'peak.trace.jsonl.gz'")
+    return os.fsdecode(value)
+
+
+def _read_trace_mode(arguments: Mapping[str, object]) -> str:
+    value = arguments.get("trace_mode")
+    if value is None:
+        return "superpose"
+    if value not in TRACE_MODES:
+        raise ValueError(f"trace_mode={value!r} is neither 'superpose' nor 'compress'")
+    if arguments.get("trace") is None:
+        raise TypeError("trace_mode is given and no trace")
+    return str(value)
+
+
+def _read_slo(slo: object, bounds: Mapping[str, object]) -> AnySLO:
     given = [name for name, value in bounds.items() if value is not None]
     if slo is None:
         return slo_from_arguments(bounds)
-    if not isinstance(slo, SLO):
-        raise TypeError(f"slo must be an SLO, such as SLO(p99_ms=50), not {slo!r}")
     if given:
         raise TypeError(f"slo and {given[0]} are given: say all bounds in one of the two")
+    if isinstance(slo, Mapping):
+        return OperationSLOs(slo)
+    if not isinstance(slo, SLO):
+        raise TypeError(f"slo must be an SLO, such as SLO(p99_ms=50), or one by operation, not {slo!r}")
     return slo
 
 

@@ -42,6 +42,14 @@ def capacity_search(request: pytest.FixtureRequest, capacity_target: object) -> 
 
 
 @pytest.fixture
+def capacity_replay(request: pytest.FixtureRequest, capacity_target: object) -> Callable[..., Measured]:
+    """Judge recorded traffic, as recorded: ``capacity_replay("peak.trace.jsonl.gz", p99_ms=50)``."""
+    from pytest_capacity.plugin.driver import Capacity  # noqa: PLC0415 - runs with capacity tests only
+
+    return Capacity(_test_of(request), capacity_target).replay
+
+
+@pytest.fixture
 def async_capacity(request: pytest.FixtureRequest, capacity_target: object) -> AsyncCapacity:
     """Measure from a coroutine test: ``await async_capacity.sustain(qps=50, p99_ms=80)``."""
     from pytest_capacity.plugin.asynchronous import AsyncCapacity  # noqa: PLC0415 - imports asyncio

@@ -6,18 +6,28 @@ This module imports what measures; nothing imports it until a capacity test runs
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 import pytest
 
 from pytest_capacity.load.engines import engine_named
-from pytest_capacity.load.guard import Ceilings
-from pytest_capacity.measurement import Conditions, Question, Requirement, Run, SearchRun, SustainRun
-from pytest_capacity.plugin.demand import Demand, SearchDemand
+from pytest_capacity.measurement import (
+    Conditions,
+    Question,
+    ReplayRequest,
+    ReplayRun,
+    Requirement,
+    Run,
+    SearchRun,
+    SustainRun,
+)
+from pytest_capacity.plugin.demand import Demand, ReplayDemand, SearchDemand
 from pytest_capacity.plugin.lock import one_at_a_time
 from pytest_capacity.plugin.options import Settings
 from pytest_capacity.plugin.outcome import OUTCOMES, enforce, properties_of
 from pytest_capacity.plugin.state import INTERRUPTED, ROWS, SETTINGS, nodeid_of
 from pytest_capacity.plugin.terminal import ProgressLine
+from pytest_capacity.plugin.traces import ceilings_of, mode_of, recorded_for
 from pytest_capacity.protocols import Target
 from pytest_capacity.report.text import failure_text
 from pytest_capacity.results.entries import TestRecord
@@ -28,6 +38,7 @@ from pytest_capacity.slo import CapacityUsageError, Inconclusive, SLOViolation
 from pytest_capacity.targets.resolve import as_target
 
 RECORD = pytest.StashKey[TestRecord]()
+AnyDemand: TypeAlias = "Demand | ReplayDemand | SearchDemand"
 
 
 def measure(item: pytest.Item, target: object, demand: Demand, *, source: str) -> Measured:
@@ -40,6 +51,30 @@ def measure(item: pytest.Item, target: object, demand: Demand, *, source: str) -
     def prepare(checked: Target, conditions: Conditions) -> Run:
         requirement = Requirement(demand.slo, demand.qps, demand.budget_s, demand.min_s)
         return SustainRun(checked, requirement, conditions)
+
+    return _without_our_inside(lambda: _conduct(item, target, demand, prepare, source))
+
+
+def measure_demand(
+    item: pytest.Item, target: object, demand: Demand | ReplayDemand, *, source: str
+) -> Measured:
+    """Measure what a marker demands; see ``measure`` and ``replay``."""
+    __tracebackhide__ = True
+    if isinstance(demand, Demand):
+        return measure(item, target, demand, source=source)
+    return replay(item, target, demand, source=source)
+
+
+def replay(item: pytest.Item, target: object, demand: ReplayDemand, *, source: str) -> Measured:
+    """Judge recorded traffic as it was recorded, keep the record, and end the test as the verdict says.
+
+    Raises SLOViolation, Inconclusive or CapacityUsageError, or skips, as the options want it.
+    """
+    __tracebackhide__ = True
+
+    def prepare(checked: Target, conditions: Conditions) -> Run:
+        request = ReplayRequest(demand.slo, demand.qps, demand.rate, demand.duration_s)
+        return ReplayRun(checked, request, conditions)
 
     return _without_our_inside(lambda: _conduct(item, target, demand, prepare, source))
 
@@ -78,7 +113,7 @@ def _without_our_inside(conduct: Callable[[], Measured]) -> Measured:
 def _conduct(
     item: pytest.Item,
     target: object,
-    demand: Demand | SearchDemand,
+    demand: AnyDemand,
     prepare: Callable[[Target, Conditions], Run],
     source: str,
 ) -> Measured:
@@ -86,13 +121,16 @@ def _conduct(
     settings = item.config.stash[SETTINGS]
     progress = ProgressLine(item.config, item.name)
     interrupted = INTERRUPTED.get()
+    # A second measurement of a test must not send the first one's requests at the same moments again.
+    seed = settings.seed + _record_of(item, settings).count
     conditions = Conditions(
         engine=engine_named(settings.engine, settings.workers),
-        # A second measurement of a test must not send the first one's requests at the same moments again.
-        seed=settings.seed + _record_of(item, settings).count,
+        seed=seed,
         allow_hosts=settings.allow_hosts,
-        ceilings=Ceilings(settings.max_qps, settings.max_requests, settings.max_s),
+        ceilings=ceilings_of(settings),
         arrivals="constant" if demand.arrivals == "constant" else "poisson",
+        trace=recorded_for(item, demand, seed),
+        trace_mode=mode_of(demand),
         max_in_flight=demand.max_in_flight,
         on_progress=progress.show,
         interrupted=interrupted,
@@ -123,7 +161,7 @@ def _conduct(
 
 
 def _keep(
-    item: pytest.Item, measured: Measured, demand: Demand | SearchDemand, settings: Settings, source: str
+    item: pytest.Item, measured: Measured, demand: AnyDemand, settings: Settings, source: str
 ) -> tuple[str, str]:
     """Write the record anew with this measurement in it; returns its text for people and its headline."""
     record, path = _record_of(item, settings).add(measured, source, demand.model, settings.directory)

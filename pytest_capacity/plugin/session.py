@@ -161,12 +161,12 @@ def run_and_measure(item: pytest.Item) -> Generator[None, object, object]:
     __tracebackhide__ = True
     if not is_marked(item):
         return (yield)
-    from pytest_capacity.plugin.measuring import measure  # noqa: PLC0415 - imports what measures
+    from pytest_capacity.plugin.measuring import measure_demand  # noqa: PLC0415 - imports what measures
 
     def measure_marked() -> None:
         __tracebackhide__ = True
         target = getattr(item, "funcargs", {}).get("capacity_target")
-        measure(item, target, item.stash[DEMAND], source="marker")
+        measure_demand(item, target, item.stash[DEMAND], source="marker")
 
     if not is_coroutine_test(item):
         result = yield

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from pytest_capacity.plugin.demand import Demand
+    from pytest_capacity.plugin.demand import Demand, ReplayDemand
     from pytest_capacity.plugin.options import Settings
 
 SETTINGS: pytest.StashKey[Settings] = pytest.StashKey()
-DEMAND: pytest.StashKey[Demand] = pytest.StashKey()
+DEMAND: pytest.StashKey[Demand | ReplayDemand] = pytest.StashKey()
 """The checked demand of a marked test; tests with a measuring fixture have none."""
 ROWS = pytest.StashKey[list[dict[str, Any]]]()
 """Summary rows of what a test measured, plain JSON, one a measurement."""
@@ -33,7 +33,7 @@ NO_TARGET = (
 )
 """Said at collection, or by the fixture itself where pytest does not tell beforehand which one it will be."""
 
-MEASURING_FIXTURES = frozenset({"capacity", "capacity_search", "async_capacity"})
+MEASURING_FIXTURES = frozenset({"capacity", "capacity_search", "capacity_replay", "async_capacity"})
 """Fixtures through which a test's own code measures."""
 
 

@@ -126,8 +126,7 @@ def write_dry_run(
     if settings.mode in _AT_MOST:
         reporter.write_line(f"--capacity-mode={settings.mode}: {_AT_MOST[settings.mode]}")
         return
-    from pytest_capacity.report.text import plan_line  # noqa: PLC0415 - only runs with capacity tests
-    from pytest_capacity.search.plan import plan_sustain  # noqa: PLC0415
+    from pytest_capacity.plugin.traces import cost_of  # noqa: PLC0415 - only runs with capacity tests
 
     total_s = 0.0
     for item in items:
@@ -137,8 +136,8 @@ def write_dry_run(
             reporter.write_line(f"{item.nodeid}: decided by its own code, when it runs")
             continue
         demand = item.stash[DEMAND]
-        plan = plan_sustain(demand.slo, demand.qps, min_s=demand.min_s, budget_s=demand.budget_s)
-        total_s += plan.max_s
-        cost = plan_line(plan.min_s, plan.max_s, plan.min_requests, plan.max_requests, demand.qps)
-        reporter.write_line(f"{item.nodeid}: {cost}; {demand.slo.describe()}")
+        cost, most_s = cost_of(item, demand, settings)
+        total_s += most_s
+        traced = "" if demand.trace is None else f"; replays {demand.trace}"
+        reporter.write_line(f"{item.nodeid}: {cost}{traced}; {demand.slo.describe()}")
     reporter.write_line(f"at most {total_s:.0f} s in all; a test left undecided may take as long once more")

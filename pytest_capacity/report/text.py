@@ -18,7 +18,7 @@ from pytest_capacity.report.words import (
     seconds,
     wrapped,
 )
-from pytest_capacity.results.shapes import BoundRow, DoubtRow, Measurement, Record
+from pytest_capacity.results.shapes import BoundRow, DoubtRow, Measurement, Record, Trace
 from pytest_capacity.results.summary import deciding, found_text, headline_of
 
 __all__ = ["failure_text", "plan_line", "progress_line", "summary_table", "verdict_in_words"]
@@ -42,6 +42,7 @@ def failure_text(record: Record, artifact: str | None = None) -> str:
     if measurement is not None and measurement["state"] != "preflight":
         lines += _bounds(measurement)
         lines += _load(record, measurement)
+        lines += _replayed(record["trace"])
         lines += _examples(measurement)
     if record["verdict"] == "FAIL":
         for doubt in record["doubts"]:
@@ -183,6 +184,22 @@ def _load(record: Record, measurement: Measurement) -> list[str]:
     if ended in ("stopped", "interrupted") and reason and reason not in headline_of(record):
         lines += wrapped(f"{ended}: {reason}", first="  ", later="    ")
     return lines
+
+
+def _replayed(trace: Trace | None) -> list[str]:
+    """What recorded traffic was sent, how it was scaled, and what of it had been sent before."""
+    if trace is None:
+        return []
+    parts = [f"replayed {trace['file']}"]
+    if trace["scalings"]:
+        parts.append(trace["scalings"][-1]["text"])
+    if trace["loops"]:
+        parts.append(f"began anew {trace['loops']} times" if trace["loops"] > 1 else "began anew once")
+    for what in ("rows", "keys"):
+        share = trace["rows_seen_share"] if what == "rows" else trace["keys_seen_share"]
+        if share:
+            parts.append(f"{percent(share, 0)} of its {what} were sent before")
+    return wrapped("; ".join(parts), first="  ", later="    ")
 
 
 def _lateness(late_ms: float) -> str:

@@ -64,11 +64,12 @@ def trimmed(record: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
         "doubts": _few(record["doubts"], limits, "doubts", cuts),
         "measurements": [_measurement(item, limits) for item in measurements[first:]],
         "probes": _evenly(probes, limits.probes),
+        "requirement": {**record["requirement"], "slo": _slo(record["requirement"]["slo"], limits)},
         "environment": {
             **record["environment"],
             "overrides": _free(record["environment"]["overrides"], limits),
         },
-        "trace": _free(record["trace"], limits),
+        "trace": _trace(record["trace"], limits),
     }
     return {**kept, "generator": {**generator, "notes": _noted(generator["notes"], limits, cuts)}}
 
@@ -90,6 +91,7 @@ def _measurement(measurement: Mapping[str, Any], limits: Limits) -> dict[str, An
         digest = {**digest, "centroids": _joined(digest["centroids"])}
     kept = {
         **measurement,
+        "slo": _slo(measurement["slo"], limits),
         "target": _free(measurement["target"], limits),
         "bounds": _few(measurement["bounds"], limits, "bounds", cuts),
         "outcomes": _greatest(measurement["outcomes"], limits.items),
@@ -100,6 +102,28 @@ def _measurement(measurement: Mapping[str, Any], limits: Limits) -> dict[str, An
         "preflight": _few(measurement["preflight"], limits, "preflight requests", cuts),
     }
     return {**kept, "notes": _noted(measurement["notes"], limits, cuts)}
+
+
+def _slo(slo: Mapping[str, Any], limits: Limits) -> dict[str, Any]:
+    """An SLO, of operations with no more of them than the limits allow."""
+    if "operations" not in slo:
+        return dict(slo)
+    return {"operations": dict(islice(slo["operations"].items(), limits.items))}
+
+
+def _trace(trace: Mapping[str, Any] | None, limits: Limits) -> dict[str, Any] | None:
+    """The trace's row with no more warnings, scalings and names than the limits allow."""
+    if trace is None:
+        return None
+    fidelity = trace["fidelity"]
+    if fidelity is not None:
+        fidelity = {**fidelity, "outside_names": fidelity["outside_names"][: limits.items]}
+    return {
+        **trace,
+        "warnings": trace["warnings"][: limits.items],
+        "scalings": trace["scalings"][-limits.items :],
+        "fidelity": fidelity,
+    }
 
 
 def _few(items: Sequence[T], limits: Limits, what: str, cuts: list[str]) -> list[T]:

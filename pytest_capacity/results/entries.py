@@ -24,6 +24,7 @@ from pytest_capacity.results.shapes import (
     Record,
     Requirement,
     Source,
+    Trace,
     VerdictName,
 )
 from pytest_capacity.results.store import make_artifact_directory, store_record, write_json_atomically
@@ -101,6 +102,7 @@ class TestRecord:
             environment=environment(mode=self._mode, overrides=self._overrides, started_at=started_at),
             commit=commit(Path.cwd()),
             versions=versions(),
+            trace=_trace(self._all, deciding),
             model=_model(model),
             secrets={secret for measured in self._all for secret in measured.secrets},
         )
@@ -187,6 +189,12 @@ def _capacity(all_measured: Sequence[Measured]) -> Capacity | None:
     }
 
 
+def _trace(all_measured: Sequence[Measured], deciding: Measured) -> Trace | None:
+    """What the deciding measurement replayed; where it did not, what the last one did that replayed."""
+    traces = [measured.trace for measured in (deciding, *reversed(all_measured)) if measured.trace]
+    return cast("Trace", dict(traces[0])) if traces else None
+
+
 def _requirement(measured: Measured, source: Source) -> Requirement:
     return {
         "qps": measured.qps,
@@ -208,6 +216,7 @@ def _bound_row(report: BoundReport) -> BoundRow:
     return {
         "name": breach.bound.name,
         "label": breach.bound.label,
+        "operation": breach.bound.operation or None,
         "limit_ms": breach.bound.limit_ms,
         "allowed_share": breach.bound.allowed_share,
         "bad_share": breach.bad_share,

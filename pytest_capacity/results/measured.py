@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -11,7 +12,7 @@ from pytest_capacity.protocols import Floats, Health, Json, Probe, Samples
 from pytest_capacity.results.shapes import Kind, State
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.search.found import CapacityResult, SustainResult
-from pytest_capacity.slo import SLO, Breach, Verdict
+from pytest_capacity.slo import AnySLO, Breach, Verdict
 from pytest_capacity.stats.intervals import quantile_limits
 from pytest_capacity.stats.summary import failed_share
 
@@ -60,15 +61,16 @@ class Measured:
     search found. ``verdict`` is None where it was interrupted. ``state`` is ``complete``, ``stopped`` (by a
     safety rule), ``interrupted`` or ``preflight`` (nothing but the preflight was sent). ``samples`` are the
     requests that count as evidence: warm-up left out, and of a search those near the capacity. Latencies
-    count from the intended send time; a failed request counts as infinitely slow. ``secrets`` are values
-    that no text or file may show.
+    count from the intended send time; a failed request counts as infinitely slow. ``latencies_of`` holds
+    those of each operation where there are several, ``trace`` what was replayed and how. ``secrets`` are
+    values that no text or file may show.
     """
 
     kind: Kind
     state: State
     verdict: Verdict | None
     qps: float | None
-    slo: SLO
+    slo: AnySLO
     message: str
     stop_reason: str
     arrivals: str
@@ -87,6 +89,8 @@ class Measured:
     health: Health = field(default_factory=Health)
     examples: dict[str, str] = field(default_factory=dict)
     latencies_ms: Floats = field(default_factory=lambda: np.empty(0))
+    latencies_of: Mapping[str, Floats] = field(default_factory=dict)
+    trace: Mapping[str, Json] | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
     @property
@@ -98,9 +102,8 @@ class Measured:
         for judged in self.result.bounds:
             measured: tuple[float, float, float] | tuple[None, None, None] = (None, None, None)
             if judged.bound.quantile is not None:
-                measured = quantile_limits(
-                    self.latencies_ms, judged.bound.quantile, judged.effect, judged.alpha
-                )
+                latencies_ms = self.latencies_of.get(judged.bound.operation, self.latencies_ms)
+                measured = quantile_limits(latencies_ms, judged.bound.quantile, judged.effect, judged.alpha)
             breach = Breach(judged.bound, judged.bad_share, judged.share_low, judged.share_high, *measured)
             reports.append(BoundReport(breach, judged.verdict))
         return tuple(reports)

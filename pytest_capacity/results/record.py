@@ -28,6 +28,7 @@ from pytest_capacity.results.shapes import (
     Record,
     Requirement,
     SummaryRow,
+    Trace,
     VerdictName,
     Versions,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "Record",
     "Requirement",
     "SummaryRow",
+    "Trace",
     "VerdictName",
     "Versions",
     "breach_row",
@@ -82,7 +84,7 @@ def make_record(
     probes: Sequence[ProbeRow] = (),
     capacity: Capacity | None = None,
     commit: Commit | None = None,
-    trace: Mapping[str, Json] | None = None,
+    trace: Trace | None = None,
     model: Model | None = None,
     secrets: Iterable[str] = (),
 ) -> Record:
@@ -124,6 +126,7 @@ def breach_row(breach: Breach) -> BreachRow:
     return {
         "bound": breach.bound.name,
         "label": breach.bound.label,
+        "operation": breach.bound.operation or None,
         "limit_ms": breach.bound.limit_ms,
         "allowed_share": breach.bound.allowed_share,
         "bad_share": breach.bad_share,

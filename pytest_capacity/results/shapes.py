@@ -19,6 +19,8 @@ State: TypeAlias = Literal["complete", "interrupted", "stopped", "preflight"]
 Source: TypeAlias = Literal["marker", "call", "command line"]
 Free: TypeAlias = "dict[str, Json]"
 """A map whose keys are the user's own."""
+Slo: TypeAlias = "dict[str, float] | dict[str, dict[str, dict[str, float]]]"
+"""Limits by name, or ``{"operations": {"rank": limits by name}}``."""
 
 
 class BreachRow(TypedDict):
@@ -30,6 +32,7 @@ class BreachRow(TypedDict):
 
     bound: str
     label: str
+    operation: str | None
     limit_ms: float | None
     allowed_share: float
     bad_share: float
@@ -51,10 +54,13 @@ class DoubtRow(TypedDict):
 
 
 class Requirement(TypedDict):
-    """What was asked for. ``slo`` holds limits by name, ``error_rate`` always among them."""
+    """What was asked for.
+
+    ``slo`` holds limits by name, ``error_rate`` always among them; or, as ``operations``, those of each.
+    """
 
     qps: float | None
-    slo: dict[str, float]
+    slo: Slo
     error_rate_is_default: bool
     arrivals: str
     budget_s: float | None
@@ -78,10 +84,11 @@ class Capacity(TypedDict):
 
 
 class BoundRow(TypedDict):
-    """One bound judged over the evidence."""
+    """One bound judged over the evidence, of one operation where ``operation`` is set."""
 
     name: str
     label: str
+    operation: str | None
     limit_ms: float | None
     allowed_share: float
     bad_share: float | None
@@ -129,7 +136,7 @@ class Measurement(TypedDict):
     state: State
     target: Free
     qps: float | None
-    slo: dict[str, float]
+    slo: Slo
     verdict: VerdictName | None
     stop_reason: str
     load_s: float
@@ -238,6 +245,54 @@ Model = TypedDict("Model", {"name": "str | None", "class": "str | None", "size":
 """The model under test as the marker's ``model`` names it."""
 
 
+class ScalingRow(TypedDict):
+    """How a recording was brought to a rate, ``factor`` times the recorded one."""
+
+    kind: Literal["recorded", "superposed", "thinned", "compressed"]
+    factor: float
+    copies: int
+    last_share: float
+    text: str
+
+
+class Fidelity(TypedDict):
+    """What was sent against the whole recording: how many statistics could be judged, which were apart."""
+
+    judged: int
+    outside: int
+    outside_names: list[str]
+
+
+_Classed = TypedDict("_Classed", {"class": "str | None"})
+
+
+class Trace(_Classed):
+    """Recorded traffic, or a model of some, and how it was played; no body, key or session."""
+
+    file: str
+    kind: Literal["recording", "workload"]
+    name: str
+    source: str | None
+    clock: str | None
+    sampling: float | None
+    resolution_s: float | None
+    spread_within_s: float | None
+    composed: bool
+    rows: int
+    cycle_s: float
+    recorded_qps: float
+    warnings: list[str]
+    mode: Literal["superpose", "compress"]
+    scalings: list[ScalingRow]
+    sessions: str | None
+    requests: int
+    distinct_rows: int
+    loops: int
+    rows_seen_share: float | None
+    keys_seen_share: float | None
+    fidelity: Fidelity | None
+
+
 class Record(TypedDict):
     """One test's record; ``verdict`` is None where the test was interrupted."""
 
@@ -255,7 +310,7 @@ class Record(TypedDict):
     environment: Environment
     commit: Commit | None
     versions: Versions
-    trace: Free | None
+    trace: Trace | None
     model: Model | None
 
 

@@ -21,6 +21,15 @@ from pytest_capacity.targets.encoding import (
     parse_url,
 )
 from pytest_capacity.targets.judging import by_name_or_object, judge_reply, name_of, one_line, server_says
+from pytest_capacity.targets.recorded import (
+    BODILESS_METHODS,
+    check_paths,
+    missing_body,
+    recorded_headers,
+    request_line,
+    with_content_type,
+)
+from pytest_capacity.traffic.trace import TraceRow
 
 __all__ = ["HttpTarget", "judge_reply"]
 
@@ -59,6 +68,10 @@ class HttpTarget:
     PEM file of the client's own, alone or with that of its key. With ``unix_socket`` the connection is made
     to that path. ``stream`` records when each "chunks" or server-sent "events" of a reply came.
 
+    Recorded traffic is sent to this URL's host, each request by its own method, path, headers and body. Where
+    the recording has no body, ``body_for`` is given the row (with its ``operation``, ``size`` and ``keys``)
+    and returns a payload; where it has no path, ``paths`` gives one by operation, or the URL's own is taken.
+
     Credentials in the URL are sent as Basic authorization and shown nowhere.
     Raises TypeError or ValueError, saying what to write instead, for arguments that cannot be sent.
     """
@@ -81,6 +94,8 @@ class HttpTarget:
         unix_socket: str | None = None,
         stream: Stream = "",
         refresh_headers_s: float = 60.0,
+        body_for: Callable[[TraceRow], Payload] | None = None,
+        paths: Mapping[str, str] | None = None,
     ) -> None:
         self._address = parse_url(url)
         self._draw: Draw | None = payloads if callable(payloads) else None
@@ -101,6 +116,8 @@ class HttpTarget:
         if stream not in STREAMS:
             raise ValueError(f"stream={stream!r} must be 'chunks' or 'events', or be left out")
         self._stream: Stream = stream
+        self._body_for = _body_factory(body_for)
+        self._paths = check_paths(paths)
         self._drawn_mean_bytes: float | None = None
 
     @property
@@ -128,6 +145,23 @@ class HttpTarget:
             stream=self._stream,
         )
 
+    def encode_row(self, row: TraceRow, body: bytes | None) -> Request:
+        """Encode one recorded request; ``body`` is the recorded one, None where there is none.
+
+        Raises ValueError or TypeError, saying what to do, for a request that cannot be sent, and what
+        ``body_for`` raises.
+        """
+        line = request_line(row, self._address.path, self._paths)
+        is_json = row.body is not None
+        if body is None and line.method not in BODILESS_METHODS:
+            if self._body_for is None:
+                raise ValueError(missing_body(line))
+            body, is_json = encode_payload(self._body_for(row), f"what {name_of(self._body_for)} returned")
+        headers = recorded_headers(row.headers, self._headers)
+        return Request(
+            row.operation, line.method, line.path, with_content_type(headers, is_json), body or b""
+        )
+
     def describe(self) -> dict[str, Json]:
         """What the record holds: no credentials, no header that may be a secret, no payload."""
         bodies = self._bodies or ()
@@ -148,6 +182,7 @@ class HttpTarget:
             "timeout_s": self._timeout_s,
             "unix_socket": self._unix_socket,
             "stream": self._stream or None,
+            "body_for": None if self._body_for is None else name_of(self._body_for),
         }
 
     def explain(self, reply: Reply, request: Request) -> str:
@@ -173,9 +208,7 @@ class HttpTarget:
         )
 
     def _request(self, body: bytes, is_json: bool) -> Request:
-        headers = self._headers
-        if is_json and not any(name.lower() == "content-type" for name, _ in headers):
-            headers = (*headers, ("Content-Type", "application/json"))
+        headers = with_content_type(self._headers, is_json)
         return Request(self._operation, self._method, self._address.path, headers, body)
 
     def _drawn_bodies(self, draw: Draw, rng: np.random.Generator) -> tuple[tuple[bytes, bool], ...]:
@@ -264,6 +297,12 @@ def _checkable(check: Callable[[Reply], object] | None) -> Callable[[Reply], obj
     if inspect.iscoroutinefunction(check):
         raise TypeError("check must not be async: it is given the whole reply and has nothing to await")
     return check
+
+
+def _body_factory(body_for: Callable[[TraceRow], Payload] | None) -> Callable[[TraceRow], Payload] | None:
+    if body_for is not None and (not callable(body_for) or inspect.iscoroutinefunction(body_for)):
+        raise TypeError("body_for must be a function of a recorded row that returns a payload")
+    return body_for
 
 
 def _verification(verify_tls: bool | str) -> tuple[bool, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pytest_capacity.protocols import Json
@@ -14,6 +14,9 @@ from pytest_capacity.traffic.generation import generate
 from pytest_capacity.traffic.pattern import observe
 from pytest_capacity.traffic.workload import as_text, write_text
 from pytest_capacity.traffic.workload_reading import parse_workload
+
+OUTSIDE = "outside its tolerance"
+"""How such a note begins."""
 
 _MARKS = {True: "ok", False: "OUT", None: "?"}
 
@@ -49,7 +52,10 @@ def calibrate_file(trace: Path, out: Path, seed: int = 0) -> Calibrated:
         )
     )
     # What is judged is the model as a reader of the file has it.
-    vector = fidelity(observed.traffic, generate(parse_workload(text), seed))
+    model = parse_workload(text)
+    vector = fidelity(observed.traffic, generate(model, seed))
+    # Whoever replays the model has to know, and may not have the recording.
+    text = as_text(replace(model, notes=(*model.notes, *outside_notes(vector))))
     write_text(out, text)
     good = within_tolerance(vector)
     document: dict[str, Json] = {
@@ -67,6 +73,11 @@ def calibrate_file(trace: Path, out: Path, seed: int = 0) -> Calibrated:
         "warnings": list(observed.warnings),
     }
     return Calibrated(document, _lines(document, vector, observed.warnings), good)
+
+
+def outside_notes(vector: Iterable[Statistic]) -> list[str]:
+    """What a model's file says of the statistics that are outside their tolerance."""
+    return [f"{OUTSIDE}: {one.name}" for one in vector if one.ok is False]
 
 
 def _lines(document: dict[str, Json], vector: tuple[Statistic, ...], warnings: Iterable[str]) -> list[str]:

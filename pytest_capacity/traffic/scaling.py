@@ -56,7 +56,7 @@ class Scaling:
         times = f"{self.factor:.3g} times the recorded rate"
         if self.kind == "superposed":
             whole = self.copies - (self.last_share < 1)
-            part = f" and {self.last_share * 100:.0f} % of another" if self.last_share < 1 else ""
+            part = f" and {self.last_share * 100:.2g} % of another" if self.last_share < 1 else ""
             return f"{times}: {whole} shifted {'copy' if whole == 1 else 'copies'}{part}, superposed"
         if self.kind == "thinned":
             return f"{times}: thinned to {self.last_share * 100:.3g} %"
@@ -257,9 +257,14 @@ def _unplayed_places(
     """Places as near as may be behind the even ones, from where all or most was not played in this round."""
     even = _even_places(cycle_s, copies, cursor.round)
     if copies * needed_s > cycle_s:
-        # Rows come more than once whatever is done, latest where the copies are evenly spread.
+        # Rows come more than once whatever is done, latest where evenly spread copies go on from what was
+        # sent.
         free_s = cycle_s - sum(end_s - begin_s for begin_s, end_s in cursor.played)
-        return even if free_s >= LEAST_FREE_SHARE * cycle_s else None
+        if free_s < LEAST_FREE_SHARE * cycle_s:
+            return None
+        sent = (end_s - even[0] for begin_s, end_s in cursor.played if begin_s <= even[0] < end_s)
+        moved_s = next(sent, 0.0)
+        return tuple((place_s + moved_s) % cycle_s for place_s in even)
     taken, places = cursor.played, []
     for wanted_s in even:
         place_s = _next_free(taken, wanted_s, needed_s, cycle_s)

@@ -1,0 +1,262 @@
+"""Recorded traffic as a source of schedules: each probe from rows not sent before, encoded when due."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from pytest_capacity.measurement.recorded import Recorded, first_rows
+from pytest_capacity.measurement.sources import NOTHING, CannotSend, Piece
+from pytest_capacity.protocols import Encoded, Floats, Ints, LoadSession, Probe, Request, Target
+from pytest_capacity.slo import CapacityUsageError
+from pytest_capacity.targets.recorded import as_replay_target
+from pytest_capacity.traffic.lines import TraceError
+from pytest_capacity.traffic.scaling import Mode, Scaling, Stretch, advance, draw, seen_shares, start
+
+HOLD_REQUESTS, HOLD_SHARE = 2_000, 0.25
+"""Rows that a closed loop sends, over and over where it gets through them; of a short recording a part."""
+
+AHEAD_REQUESTS, AHEAD_BYTES, AHEAD_S = 20_000, 64 * 2**20, 2.0
+"""So much is made ready before the load, or as much as can be in that time: nothing is sent meanwhile."""
+
+ADDED_AT_ONCE = 8
+"""Making room for requests keeps a sending loop from sending: so few take it a fraction of a millisecond."""
+
+WHOLE_S = 1e-6
+"""So long after its moment a request counts as sent."""
+
+SLACK_S = 0.25
+"""A stretch goes on while the next one is made ready: so much more of it counts as sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Played:
+    """What was played of one stretch: how it was scaled, its rows, and how much of it was sent before.
+
+    ``begin_s`` is where in the recording its first copy began. ``requests`` may be more than ``rows``: a
+    closed loop sends its rows over and over. ``rows_seen`` and ``keys_seen`` are shares, the latter of the
+    ``keyed`` requests that have a key.
+    """
+
+    probe: Probe
+    scaling: Scaling
+    begin_s: float
+    offsets_s: Floats
+    rows: Ints
+    requests: int
+    loops: int
+    rows_seen: float
+    keyed: int
+    keys_seen: float
+
+
+class Replay:
+    """Draws stretches of recorded traffic; raises CapacityUsageError for what the target cannot send."""
+
+    def __init__(
+        self, target: Target, recorded: Recorded, mode: Mode, seed: int, rng: np.random.Generator
+    ) -> None:
+        self.recorded, self.mode = recorded, mode
+        self._seed = seed
+        self._requests = RowRequests(target, recorded)
+        try:
+            tried = tuple(self._requests.encode(int(row)) for row in first_rows(recorded))
+        except CannotSend as error:
+            raise CapacityUsageError(f"trace: {error}") from error
+        finally:
+            recorded.rows.close()
+        self.encoded: Encoded = replace(target.encode(rng), requests=tried)
+        names = recorded.traffic.operations
+        self._number = np.array([self._number_of(name) for name in names], dtype=np.uint16)
+        self.played: list[Played] = []
+        self._cursor = start(recorded.traffic)
+        self._probe: Probe | None = None
+        self._stretch: Stretch | None = None
+        self._offset_s = 0.0
+        self._given = 0
+        self._given_s = 0.0
+
+    def _number_of(self, name: str) -> int:
+        operations = self.encoded.operations
+        # An operation that no row has is never sent.
+        return operations.index(name) if name in operations else 0
+
+    @property
+    def shares(self) -> Sequence[float]:
+        """As in the recording."""
+        counts = np.bincount(
+            self._number[self.recorded.traffic.operation], minlength=len(self.encoded.operations)
+        )
+        return [float(count) / len(self.recorded.traffic) for count in counts]
+
+    @property
+    def reaches_s(self) -> float:
+        """As far as rows were made requests of."""
+        return self._given_s
+
+    def ready(self, session: LoadSession, rate_qps: float, seconds: float) -> None:
+        """Make requests of the rows that such a load would begin with, a few seconds' work at most."""
+        traffic = self.recorded.traffic
+        seconds = min(seconds, AHEAD_REQUESTS / rate_qps)
+        stretch = draw(traffic, self._cursor, rate_qps, seconds, mode=self.mode, seed=self._seed)
+        rows, give_up_s = stretch.schedule.request_index, time.monotonic() + AHEAD_S
+        for begin in range(0, len(rows), ADDED_AT_ONCE):
+            self._requests.indexes(session, rows[begin : begin + ADDED_AT_ONCE])
+            if time.monotonic() > give_up_s or self._requests.body_bytes > AHEAD_BYTES:
+                break
+
+    def draw(self, probe: Probe, from_s: float = 0.0) -> None:
+        """Draw the probe's part of the recording; with ``from_s`` the part that follows what it had."""
+        if from_s and self._stretch is not None:
+            self._end_stretch(from_s - self._offset_s)
+        duration_s = probe.max_s - from_s
+        self._begin(probe, float(probe.rate_qps or 0), duration_s, from_s)
+
+    def _begin(self, probe: Probe, rate_qps: float, duration_s: float, from_s: float) -> Stretch:
+        traffic = self.recorded.traffic
+        try:
+            stretch = draw(traffic, self._cursor, rate_qps, duration_s, mode=self.mode, seed=self._seed)
+        except ValueError as error:
+            raise CannotSend(str(error)) from error
+        self._probe, self._stretch = probe, stretch
+        self._offset_s = self._given_s = from_s
+        self._given = 0
+        return stretch
+
+    def take(self, session: LoadSession, until_s: float) -> Piece:
+        """The rows due up to then, each made a request the first time it is sent."""
+        stretch = self._stretch
+        if stretch is None:
+            return NOTHING
+        offsets_s = stretch.schedule.offsets_s
+        until = int(np.searchsorted(offsets_s, until_s - self._offset_s))
+        rows = stretch.schedule.request_index[self._given : until]
+        piece = Piece(
+            self._offset_s + offsets_s[self._given : until],
+            self._requests.indexes(session, rows),
+            self._number[self.recorded.traffic.operation[rows]],
+        )
+        self._given = until
+        self._given_s = float("inf") if until == len(offsets_s) else until_s
+        return piece
+
+    def hold(self, session: LoadSession, probe: Probe) -> Ints:
+        """The next rows of the recording, in their order."""
+        traffic = self.recorded.traffic
+        seconds = min(HOLD_REQUESTS / traffic.rate_qps, HOLD_SHARE * traffic.cycle_s)
+        stretch = self._begin(probe, traffic.rate_qps, seconds, 0.0)
+        while not len(stretch.schedule.offsets_s):
+            # A pause of the recording; a whole cycle has all its rows.
+            seconds *= 4
+            stretch = self._begin(probe, traffic.rate_qps, min(seconds, traffic.cycle_s), 0.0)
+        self._given = min(len(stretch.schedule.offsets_s), HOLD_REQUESTS)
+        return self._requests.indexes(session, stretch.schedule.request_index[: self._given])
+
+    def end(self, played_s: float, sent: int) -> None:
+        """Count as sent what was; of a closed loop the first ``sent`` rows, or all it had."""
+        stretch = self._stretch
+        if stretch is None or self._probe is None:
+            return
+        if self._probe.kind == "closed":
+            last = min(sent, self._given) - 1
+            offsets_s = stretch.schedule.offsets_s
+            self._end_stretch(float(offsets_s[last]) + WHOLE_S if last >= 0 else 0.0, sent)
+        else:
+            self._end_stretch(played_s - self._offset_s)
+        self._probe = self._stretch = None
+
+    def _end_stretch(self, played_s: float, sent: int = 0) -> None:
+        stretch, probe = self._stretch, self._probe
+        assert stretch is not None and probe is not None  # noqa: S101, PT018 - there is one to end
+        traffic, cursor = self.recorded.traffic, self._cursor
+        count = int(np.searchsorted(stretch.schedule.offsets_s, played_s))
+        rows = stretch.schedule.request_index[:count]
+        seen = seen_shares(traffic, cursor, stretch, played_s)
+        loops = sum(loop.offset_s < played_s for loop in stretch.loops)
+        keyed = int((traffic.key[rows] >= 0).sum())
+        self.played.append(
+            Played(
+                probe=probe,
+                scaling=stretch.scaling,
+                begin_s=stretch.starts_s[0],
+                offsets_s=stretch.schedule.offsets_s[:count],
+                rows=rows,
+                requests=max(len(rows), sent),
+                loops=loops,
+                rows_seen=seen.rows or 0.0,
+                keyed=keyed,
+                keys_seen=seen.keys or 0.0,
+            )
+        )
+        slack_s = 0.0 if probe.kind == "closed" else SLACK_S
+        self._cursor = advance(traffic, cursor, stretch, min(played_s + slack_s, stretch.duration_s))
+
+    def close(self) -> None:
+        """Close the trace's file."""
+        self.recorded.rows.close()
+
+
+class RowRequests:
+    """Makes requests of rows, each once, and gives them to a session; equal ones are one."""
+
+    def __init__(self, target: Target, recorded: Recorded) -> None:
+        self._encode = as_replay_target(target).encode_row
+        self._recorded = recorded
+        self._index_of_row = np.full(len(recorded.traffic), -1, dtype=np.int64)
+        self._index_of: dict[bytes, int] = {}
+        self.body_bytes = 0
+        """Of all bodies that were given to the session."""
+
+    def encode(self, row: int) -> Request:
+        """The request that a row is; raises CannotSend where it can be none."""
+        rows, traffic = self._recorded.rows, self._recorded.traffic
+        try:
+            request = self._encode(*rows.read(row))
+        except TraceError as error:
+            raise CannotSend(str(error)) from error
+        except (ValueError, TypeError, OSError) as error:
+            raise CannotSend(f"{rows.place(row)}: {error}") from error
+        except Exception as error:
+            raise CannotSend(f"{rows.place(row)}: body_for raised {type(error).__name__}: {error}") from error
+        # The rarest operations go by one name.
+        return replace(request, operation=traffic.operations[int(traffic.operation[row])])
+
+    def indexes(self, session: LoadSession, rows: Ints) -> Ints:
+        """The session's indexes of these rows; those it does not know yet are added to it."""
+        unknown = np.unique(rows[self._index_of_row[rows] < 0])
+        for begin in range(0, len(unknown), ADDED_AT_ONCE):
+            self._make(session, unknown[begin : begin + ADDED_AT_ONCE])
+        return self._index_of_row[rows]
+
+    def _make(self, session: LoadSession, rows: Ints) -> None:
+        """Make requests of some rows, and add those to the session that are like none it has."""
+        digests: dict[int, bytes] = {}
+        fresh: dict[bytes, Request] = {}
+        for row in map(int, rows):
+            request = self.encode(row)
+            digests[row] = digest = _digest(request)
+            if digest not in self._index_of:
+                fresh[digest] = request
+        if fresh:
+            first = self._add(session, list(fresh.values()))
+            self._index_of.update(zip(fresh, range(first, first + len(fresh)), strict=True))
+            self.body_bytes += sum(len(request.body) for request in fresh.values())
+        for row, digest in digests.items():
+            self._index_of_row[row] = self._index_of[digest]
+
+    def _add(self, session: LoadSession, fresh: Sequence[Request]) -> int:
+        try:
+            return session.add(fresh)
+        except ValueError as error:
+            raise CannotSend(str(error)) from error
+
+
+def _digest(request: Request) -> bytes:
+    parts = (request.operation, request.method, request.path, repr(request.headers))
+    found = hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=16)
+    found.update(request.body)
+    return found.digest()

@@ -1,0 +1,133 @@
+"""What a measurement with recorded traffic tells of it: how it was played, and what to doubt. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from pytest_capacity.measurement.replaying import Played, Replay
+from pytest_capacity.measurement.sources import Source
+from pytest_capacity.protocols import Json
+from pytest_capacity.search.doubts import Doubt
+from pytest_capacity.slo import Bound, Verdict
+from pytest_capacity.traffic.fidelity import LEAST_ROWS, MEAN_TOLERANCE, fidelity
+from pytest_capacity.traffic.pattern import plain_traffic
+
+CHEAP_ROWS = 50_000
+"""Comparing more takes seconds, which nobody wants to wait for after a measurement."""
+
+MOST_SCALINGS, MOST_OUTSIDE = 8, 10
+WHOLE = 0.9
+"""So much of a recording counts as all of it."""
+AT_ANY_RATE = ("size ", "operations")
+"""How the statistics begin that mean the same at any rate."""
+
+
+def trace_facts(source: Source) -> dict[str, Json] | None:
+    """What the record's ``trace`` holds; None where nothing recorded was sent."""
+    if not isinstance(source, Replay):
+        return None
+    evidence = [played for played in source.played if _is_evidence(played)]
+    rows = [played.rows for played in source.played]
+    return {
+        **source.recorded.facts,
+        "mode": source.mode,
+        "scalings": _scalings(evidence),
+        "sessions": "as timed" if source.recorded.traffic.session_count else None,
+        "requests": sum(played.requests for played in source.played),
+        "distinct_rows": len(np.unique(np.concatenate(rows))) if rows else 0,
+        "loops": sum(played.loops for played in source.played),
+        "rows_seen_share": _mean_share((played.rows_seen, len(played.rows)) for played in evidence),
+        "keys_seen_share": _mean_share((played.keys_seen, played.keyed) for played in evidence),
+        "fidelity": _fidelity(source, evidence),
+    }
+
+
+def _is_evidence(played: Played) -> bool:
+    probe = played.probe
+    return probe.kind == "open" and probe.settle_s < probe.max_s and len(played.rows) > 0
+
+
+def _scalings(evidence: Sequence[Played]) -> list[Json]:
+    """The last few ways in which the recording was scaled, each once."""
+    found: dict[str, Json] = {}
+    for played in evidence:
+        scaling = played.scaling
+        text = scaling.describe()
+        found.pop(text, None)
+        found[text] = {
+            "kind": scaling.kind,
+            "factor": scaling.factor,
+            "copies": scaling.copies,
+            "last_share": scaling.last_share,
+            "text": text,
+        }
+    return list(found.values())[-MOST_SCALINGS:]
+
+
+def _mean_share(shares: Iterable[tuple[float, int]]) -> float | None:
+    pairs = list(shares)
+    total = sum(count for _, count in pairs)
+    return sum(share * count for share, count in pairs) / total if total else None
+
+
+def _fidelity(source: Replay, evidence: Sequence[Played]) -> dict[str, Json] | None:
+    """How many statistics of what was sent could be compared with the whole recording, and which are apart.
+
+    Of a part of it, or at another rate, only those that mean the same for any. None where that is dear, or
+    says nothing.
+    """
+    traffic = source.recorded.traffic
+    played = evidence[-1] if evidence else None
+    if played is None or source.recorded.is_model or max(len(traffic), len(played.rows)) > CHEAP_ROWS:
+        return None
+    is_whole = len(played.rows) >= WHOLE * len(traffic) and abs(played.scaling.factor - 1) <= MEAN_TOLERANCE
+    # A replay may begin anywhere in the recording, and go on over its end.
+    t_s = (played.begin_s + played.offsets_s) % traffic.cycle_s if is_whole else played.offsets_s
+    order = np.argsort(t_s, kind="stable")
+    t_s, rows = t_s[order], played.rows[order]
+    if len(rows) < LEAST_ROWS or not t_s[-1] > t_s[0]:
+        return None
+    sent = plain_traffic(
+        t_s,
+        operation=traffic.operation[rows],
+        operations=traffic.operations,
+        key=traffic.key[rows],
+        session=traffic.session[rows],
+        sizes={name: column[rows] for name, column in traffic.sizes.items()},
+    )
+    vector = fidelity(traffic, sent)
+    if not is_whole:
+        vector = tuple(one for one in vector if one.name.startswith(AT_ANY_RATE))
+    judged = [one for one in vector if one.ok is not None]
+    outside: list[Any] = [
+        f"{one.name}: {'none' if one.measure is None else f'{one.measure:.3g}'}, tolerance {one.tolerance:g}"
+        for one in judged
+        if not one.ok
+    ]
+    return {"judged": len(judged), "outside": len(outside), "outside_names": outside[:MOST_OUTSIDE]}
+
+
+def trace_doubts(source: Source, trouble: str | None) -> tuple[Doubt, ...]:
+    """Reasons not to trust what recorded traffic showed, the load's own trouble with it first."""
+    if not isinstance(source, Replay):
+        return ()
+    doubts = source.recorded.doubts
+    if trouble is None:
+        return doubts
+    return (Doubt("trace_not_sendable", f"the load ended early: {trouble}", "what the message says"), *doubts)
+
+
+def verdict_with(
+    verdict: Verdict | None, doubts: Sequence[Doubt], breached: Iterable[Bound]
+) -> Verdict | None:
+    """The verdict once these doubts are heard: they outrank a pass, and a breach that one can explain."""
+    if verdict in (Verdict.PASS, Verdict.MEASURED):
+        return Verdict.INCONCLUSIVE if doubts else verdict
+    if verdict is Verdict.FAIL and any("latency" in doubt.explains for doubt in doubts):
+        # Errors are no matter of when requests come.
+        errors = any(bound.limit_ms is None for bound in breached)
+        return verdict if errors else Verdict.INCONCLUSIVE
+    return verdict
