@@ -342,7 +342,8 @@ class Observation:
     """What came of a probe since the last observation (design.md section 6).
 
     ``planned`` and ``sent`` count this probe's requests so far; ``oldest_age_s`` is the age of its oldest
-    unanswered one. The columns hold the cohorts that have become final: all requests intended in one tick,
+    unanswered one. ``gave_up`` counts, of all probes so far, the requests that were sent and ended without a
+    reply: timed out, disconnected or cancelled. The columns hold the cohorts that have become final: all requests intended in one tick,
     told once, in order, when each is answered, failed or older than the largest bound. ``latency_s`` runs
     from the intended send time and is the age so far where a request is unanswered.
     """
@@ -358,6 +359,7 @@ class Observation:
     latency_s: Floats
     outcome: Outcomes
     operation: npt.NDArray[np.uint16]
+    gave_up: int = 0
 
 
 def empty_samples() -> Samples:

@@ -5,6 +5,8 @@ Servers are simulated in virtual time, so that nothing here depends on the machi
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -206,6 +208,12 @@ class TestDoubts:
         self, health: Health, planned: int, sent: int, limit_ms: float | None, kinds: list[str]
     ) -> None:
         assert [doubt.kind for doubt in generator_doubts(health, planned, sent, limit_ms)] == kinds
+
+    def test_requests_late_in_spite_of_which_all_was_in_time_are_no_doubt(self) -> None:
+        paused = Health(late_p99_s=0.0005, late_share=0.006)
+
+        assert not generator_doubts(paused, 1000, 1000, 50, breached=False)
+        assert generator_doubts(replace(paused, late_p99_s=0.002), 1000, 1000, 50, breached=False)
 
     def test_requests_kept_back_are_no_evidence_against_the_server(self) -> None:
         controller = Sustain(P99_50, 100)

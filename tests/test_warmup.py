@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from pytest_capacity.protocols import Health, Observation, Probe
+from pytest_capacity.protocols import Health, Observation, Outcome, Probe
 from pytest_capacity.search.capacity import CapacitySearch
 from pytest_capacity.search.found import CapacityResult, SustainResult
 from pytest_capacity.search.sustain import Sustain
@@ -281,6 +281,42 @@ class TestSustain:
 
         assert tick > 42, "it was still getting faster"
 
+    def test_a_server_that_stops_answering_is_not_cold_though_its_requests_time_out(self) -> None:
+        """What ends by its timeout is work that nobody did: it makes no server warm."""
+        controller = Sustain(SLO(p50_ms=300), 60, min_s=1, budget_s=20)
+        hangs_at_s, timeout_s = 1.5, 2.0
+        sent = {0: 0}
+        intended: list[float] = []
+        told = 0
+        for tick in range(1, 80):
+            now_s = tick / 4
+            probe = controller.ask()
+            if probe is None:
+                break
+            if probe.kind == "open" and probe.rate_qps:
+                due = np.arange(now_s - 0.25, now_s, 1 / probe.rate_qps)
+                intended += due.tolist()
+                sent[probe.id] = sent.get(probe.id, 0) + len(due)
+            waiting = [at_s for at_s in intended if at_s >= hangs_at_s and now_s - at_s < timeout_s]
+            final = [at_s for at_s in intended[told:] if at_s < hangs_at_s or now_s - at_s > 0.5]
+            told += len(final)
+            outcome = [Outcome.GOOD if at_s < hangs_at_s else Outcome.LATE_UNANSWERED for at_s in final]
+            latency_s = [0.001 if at_s < hangs_at_s else 0.5 for at_s in final]
+            gave_up = sum(at_s >= hangs_at_s and now_s - at_s >= timeout_s for at_s in intended)
+            controller.tell(
+                Observation(
+                    probe_id=probe.id, now_s=now_s, planned=sent.get(probe.id, 0), sent=sent.get(probe.id, 0),
+                    in_flight=len(waiting), oldest_age_s=now_s - waiting[0] if waiting else 0.0,
+                    health=Health(), intended_s=np.array(final), latency_s=np.array(latency_s),
+                    outcome=np.array(outcome, dtype=np.uint8),
+                    operation=np.zeros(len(final), dtype=np.uint16), gave_up=gave_up,
+                )
+            )  # fmt: skip
+
+        result = controller.result()
+        assert result.verdict is Verdict.FAIL
+        assert result.load_s < 20
+
 
 class TestWarming:
     def told(self, served: list[float], sent_qps: float = 1_000.0) -> Warming:
@@ -289,7 +325,7 @@ class TestWarming:
         for tick, now in enumerate(served, start=1):
             done += now
             sent = round(sent_qps * tick / 4)
-            warming.tell(tick / 4, sent, round(sent - done), 0.5)
+            warming.tell(tick / 4, round(done), round(sent - done), 0.5)
         return warming
 
     def test_a_steady_throughput_below_the_rate_is_an_overload(self) -> None:
@@ -301,7 +337,7 @@ class TestWarming:
     def test_what_nobody_waits_for_any_more_does_not_count_as_answered(self) -> None:
         warming = Warming(healthy=20)
         for tick in range(1, 20):
-            warming.tell(tick / 4, 500 * tick, 400 * tick, 4.5)
+            warming.tell(tick / 4, 100 * tick, 400 * tick, 4.5)
 
         assert warming.busy_s == 0
 
@@ -310,6 +346,8 @@ class TestWarming:
 
         assert warming.is_stuck(was_well=True)
         assert not warming.is_stuck(was_well=False)
+        assert self.told([200.0] * 8 + [0.0] * 24).is_stuck(was_well=False)
+        assert not self.told([0.0] * 32).is_stuck(was_well=False), "it may take long to begin"
 
     @pytest.mark.parametrize(
         ("probe", "in_flight", "lasted_s", "rate"),

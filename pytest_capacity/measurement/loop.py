@@ -370,6 +370,7 @@ class LoadRun:
                 latency_s=cohorts.latency_s,
                 outcome=cohorts.outcome,
                 operation=cohorts.operation,
+                gave_up=self.table.gave_up,
             )
         )
 

@@ -22,8 +22,9 @@ can set: twice as much is allowed."""
 HANDFUL = 300
 """Below three hundred requests the p99 is one of the three latest: one request noticeably late is borne."""
 LATE_OF_ALLOWED = 0.5
-"""Requests sent noticeably late may come to half of the bad ones allowed: beyond it the generator decides
-more than the server. A virtual machine's pauses alone may come to a quarter."""
+"""Requests sent noticeably late may come to half of the bad ones allowed before a breach is held to be the
+generator's as much as the server's. A virtual machine's pauses alone may come to as much; where all was in
+time in spite of them they took nothing from the server, since latency counts from when a request was due."""
 USUAL_ALLOWED = 0.01
 BUSY_WORKER = 0.8
 """Cores' worth of work, waiting not counted, from which on a sending process falls behind now and then."""
@@ -59,13 +60,15 @@ def generator_doubts(
     sent: int,
     smallest_limit_ms: float | None,
     allowed_share: float = USUAL_ALLOWED,
+    *,
+    breached: bool = True,
 ) -> tuple[Doubt, ...]:
     """Doubts about the load itself: sent late, sent short of plan, or kept back by the in-flight bound.
 
-    ``allowed_share`` is the share of requests that may be bad.
+    ``allowed_share`` is the share of requests that may be bad, ``breached`` says whether more were.
     """
     doubts = []
-    late = _late(health, sent, smallest_limit_ms, allowed_share)
+    late = _late(health, sent, smallest_limit_ms, allowed_share if breached else 1.0)
     if late:
         doubts.append(Doubt("generator_late", late + _why_late(health), _remedy(health), ("latency",)))
     if health.not_sent:

@@ -401,7 +401,8 @@ def _window_doubts(window: Window, slo: SLO) -> tuple[Doubt, ...]:
     if window.last is None:
         return ()
     smallest_ms = min((bound.limit_ms or 0.0 for bound in slo.latency_bounds), default=None)
-    return generator_doubts(window.health, window.last.planned, window.last.sent, smallest_ms)
+    planned, sent, breached = window.last.planned, window.last.sent, window.use_beyond(0.0) > 1
+    return generator_doubts(window.health, planned, sent, smallest_ms, breached=breached)
 
 
 def _is_doubted(window: Window, slo: SLO) -> bool:

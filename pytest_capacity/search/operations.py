@@ -174,7 +174,7 @@ class SideBySide:
         if any(judged.verdict is Verdict.FAIL for judged in self._bounds):
             self._conclude_breach("enough evidence")
             return
-        doubts = self._generator_doubts()
+        doubts = self._generator_doubts(breached=False)
         if all(judged.verdict is Verdict.PASS for judged in self._bounds):
             if not doubts:
                 self._end(Verdict.PASS, "enough evidence", ())
@@ -234,14 +234,15 @@ class SideBySide:
         lenient = self._judge(ALPHA, late_allowance_s=2 * health.late_max_s)
         return any(judged.verdict is Verdict.FAIL for judged in lenient)
 
-    def _generator_doubts(self) -> tuple[Doubt, ...]:
+    def _generator_doubts(self, *, breached: bool = True) -> tuple[Doubt, ...]:
         if self._last is None:
             return ()
         limits = [
             bound.limit_ms for part in self.parts for bound in part.slo.latency_bounds if bound.limit_ms
         ]
         smallest_ms = min(limits, default=None)
-        return generator_doubts(self._last.health, self._last.planned, self._last.sent, smallest_ms)
+        health, planned, sent = self._last.health, self._last.planned, self._last.sent
+        return generator_doubts(health, planned, sent, smallest_ms, breached=breached)
 
     def _end(self, verdict: Verdict, reason: str, doubts: tuple[Doubt, ...]) -> None:
         self._verdict, self._stop_reason, self._doubts = verdict, reason, doubts

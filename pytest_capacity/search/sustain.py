@@ -124,8 +124,8 @@ class Sustain:
         (self._measured if number == self._measure_id else self._warmup).add(observation)
         if self._verdict is not None or number != self._probe.id:
             return
-        sent = sum(self._sent.values())
-        self._warming.tell(self._now_s, sent, observation.in_flight, observation.oldest_age_s)
+        answered = sum(self._sent.values()) - observation.in_flight - observation.gave_up
+        self._warming.tell(self._now_s, answered, observation.in_flight, observation.oldest_age_s)
         self._backlog.tell(self._now_s, observation.in_flight)
         if self._phase == "measure":
             self._watched.add(observation)
@@ -395,17 +395,18 @@ class Sustain:
         lenient = self._measured.judge(self.slo, ALPHA, late_allowance_s=2 * health.late_max_s)
         return any(judged.verdict is Verdict.FAIL for judged in lenient)
 
-    def _generator_doubts(self) -> tuple[Doubt, ...]:
+    def _generator_doubts(self, *, breached: bool = True) -> tuple[Doubt, ...]:
         if self._last is None:
             return ()
         smallest_ms = min((bound.limit_ms or 0.0 for bound in self.slo.latency_bounds), default=None)
-        return generator_doubts(self._last.health, self._last.planned, self._last.sent, smallest_ms)
+        health, planned, sent = self._last.health, self._last.planned, self._last.sent
+        return generator_doubts(health, planned, sent, smallest_ms, breached=breached)
 
     def _all_doubts(self) -> tuple[Doubt, ...]:
         intended, latency, _ = self._measured.columns()
         batch = batch_of(intended, self._measured.start_s or 0.0, BATCH_S)
         rising = steadiness_doubt(latency, batch)
-        return (*self._generator_doubts(), *((rising,) if rising else ()))
+        return (*self._generator_doubts(breached=False), *((rising,) if rising else ()))
 
     def _end(self, verdict: Verdict, reason: str, doubts: tuple[Doubt, ...]) -> None:
         self._verdict, self._stop_reason, self._doubts = verdict, reason, doubts

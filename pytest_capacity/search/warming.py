@@ -23,8 +23,9 @@ LEAST_SUPPORT = 0.2
 LIKELY = 0.5
 COLD_BY, MUST_GAIN = 0.03, 0.05
 LEAST_BUSY_S = 3.0
-STUCK_S, STARTS_WITHIN_S = 2.0, 12.0
-"""A server that answers nothing for so long is stuck, not cold; one that was never well may take longer."""
+STUCK_S, RESUMES_WITHIN_S, STARTS_WITHIN_S = 2.0, 5.0, 12.0
+"""A server that answers nothing for so long is stuck, not cold. One that was never well may take longer, most
+of all before its first reply."""
 MOST_AGE_S = 4.0
 """Clients give up after some seconds: from then on what is no longer waited for was not answered."""
 BATCH_S, BATCH_REQUESTS, QUICKEST = 0.5, 20, 0.1
@@ -93,9 +94,9 @@ class Warming:
     _runs: list[list[tuple[float, float]]] = field(default_factory=lambda: [[]])
     _progress: list[tuple[float, float]] = field(default_factory=list)
 
-    def tell(self, now_s: float, sent: int, in_flight: int, oldest_age_s: float) -> None:
-        """Take how many were sent so far, how many of them are unanswered and for how long at most."""
-        done = float(sent - in_flight)
+    def tell(self, now_s: float, answered: int, in_flight: int, oldest_age_s: float) -> None:
+        """Take how many were answered so far, how many are yet to be and for how long at most they wait."""
+        done = float(answered)
         self._progress.append((now_s, done))
         if in_flight > self.healthy / 2 and done > 0 and oldest_age_s < MOST_AGE_S:
             self._runs[-1].append((now_s, done))
@@ -122,7 +123,8 @@ class Warming:
 
     def is_stuck(self, *, was_well: bool) -> bool:
         """Whether nothing is answered any more."""
-        patience_s = STUCK_S if was_well else STARTS_WITHIN_S
+        has_begun = self.done > 0
+        patience_s = STUCK_S if was_well else RESUMES_WITHIN_S if has_begun else STARTS_WITHIN_S
         now_s = self._progress[-1][0] if self._progress else 0.0
         return now_s > patience_s and self.served_qps(patience_s) <= 0
 

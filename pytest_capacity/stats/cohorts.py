@@ -19,6 +19,8 @@ TICK_S = 0.25
 SLACK_S = 1.0
 """Rows of a closed loop over several workers may stand a little out of order."""
 
+_GAVE_UP = np.array([Outcome.TIMEOUT, Outcome.DISCONNECTED, Outcome.CANCELLED], dtype=np.uint8)
+
 _EMPTY: dict[str, tuple[npt.DTypeLike, float]] = {
     "intended_s": (np.float64, np.nan),
     "sent_s": (np.float64, np.nan),
@@ -54,6 +56,8 @@ class RowTable:
         self._withdrawn = np.empty(0, dtype=np.bool_)
         self._told = 0
         self._ended = 0
+        self.gave_up = 0
+        """Requests that were sent and ended without a reply."""
 
     def __len__(self) -> int:
         return self._count
@@ -83,6 +87,7 @@ class RowTable:
         for column in fields(Samples):
             if column.name in self._columns:
                 self._columns[column.name][samples.row] = getattr(samples, column.name)
+        self.gave_up += int(np.count_nonzero(np.isin(samples.outcome, _GAVE_UP)))
         if self._withdrawn[samples.row].any():
             self._withdrawn[samples.row] = False
             self._ended = min(self._ended, int(samples.row.min()))
