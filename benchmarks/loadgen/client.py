@@ -33,13 +33,14 @@ ORIGIN_TRIES = 50
 
 
 def main() -> int:
-    """Do the job and print its answer."""
+    """Do the job, print its answer, and stay until nobody listens: the witness still looks at us."""
     job = Job.from_json(sys.stdin.readline())
     try:
         answer = KINDS[job.kind](job)
     except NotThereYet as missing:
         answer = {"not_there": str(missing)}
     print(json.dumps(answer), flush=True)
+    sys.stdin.read()
     return 0
 
 

@@ -19,7 +19,7 @@ from benchmarks.loadgen.jobs import Answer, Job
 from benchmarks.loadgen.measuring import BODY
 from benchmarks.loadgen.processes import Child, child
 from benchmarks.loadgen.servers import Server, c_server
-from benchmarks.loadgen.witness import judge_run, watching
+from benchmarks.loadgen.witness import Watching, judge_run, watching
 
 ATTEMPTS = 3
 """A run that was disturbed twice more is kept as it is: some machines are never quiet."""
@@ -56,6 +56,7 @@ class Lab:
     server_core: int = 0
     client_cores: Sequence[int] = (0,)
     noise: list[Row] = field(default_factory=list)
+    _witness: Watching | None = None
 
     @property
     def one_core(self) -> list[int]:
@@ -104,6 +105,9 @@ class Lab:
             else:
                 said = client.complaints()[-2000:] or f"no answer within {limit_s:.0f} s"
                 raise RunFailed(f"{job.engine}, {job.kind}: {said}")
+            if self._witness is not None:
+                # The engine's own processes end with the client, and would be others' work from then on.
+                self._witness.look()
         if answer.get("halted"):
             raise RunFailed(f"{job.engine}, {job.kind}: the engine stopped: {answer['halted']}")
         return answer
@@ -140,6 +144,7 @@ class Lab:
         """Run once more where others disturbed it, at most ``ATTEMPTS`` times; the row says how it was."""
         for attempt in range(1, ATTEMPTS + 1):
             with watching() as witness:
+                self._witness = witness
                 answer = run()
             if "not_there" in answer:
                 return {"contender": contender, "not_there": answer["not_there"]}

@@ -153,6 +153,7 @@ class Watching:
     def __init__(self, root: int) -> None:
         self._root = root
         self._readings: list[Reading] = []
+        self._reading = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="witness", daemon=True)
         self._thread.start()
@@ -163,13 +164,18 @@ class Watching:
         self._thread.join()
         return self._readings
 
+    def look(self) -> None:
+        """Read once more now: while all who took part are alive, for what the dead burnt nobody can tell."""
+        with self._reading:
+            self._readings.append(read_now(self._root))
+
     def _watch(self) -> None:
         with contextlib.suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
-        self._readings.append(read_now(self._root))
+        self.look()
         while not self._stopped.wait(EVERY_S):
-            self._readings.append(read_now(self._root))
-        self._readings.append(read_now(self._root))
+            self.look()
+        self.look()
 
 
 @contextlib.contextmanager

@@ -159,8 +159,13 @@ class RowTable:
 
     def due(self, start_s: float, end_s: float) -> int:
         """How many rows were due from ``start_s`` to before ``end_s``, withdrawn ones left out."""
-        first, last = self._place(start_s), self._place(end_s)
-        return last - first - int(np.count_nonzero(self._withdrawn[first:last]))
+        return self._due_before(end_s) - self._due_before(start_s)
+
+    def _due_before(self, at_s: float) -> int:
+        first, last = self._place(at_s - SLACK_S), self._place(at_s + SLACK_S)
+        kept = (self._columns["intended_s"][first:last] < at_s) & ~self._withdrawn[first:last]
+        withdrawn = int(np.count_nonzero(self._withdrawn[:first]))
+        return first - withdrawn + int(np.count_nonzero(kept))
 
     def oldest_unanswered_s(self, now_s: float) -> float:
         """The age of the oldest request that was sent and not answered; 0 where there is none."""
