@@ -343,9 +343,10 @@ class Observation:
 
     ``planned`` and ``sent`` count this probe's requests so far; ``oldest_age_s`` is the age of its oldest
     unanswered one. ``gave_up`` counts, of all probes so far, the requests that were sent and ended without a
-    reply: timed out, disconnected or cancelled. The columns hold the cohorts that have become final: all requests intended in one tick,
-    told once, in order, when each is answered, failed or older than the largest bound. ``latency_s`` runs
-    from the intended send time and is the age so far where a request is unanswered.
+    reply: timed out, disconnected or cancelled. The columns hold the cohorts that have become final: all
+    requests intended in one tick, told once, in order, when each is answered, failed or older than the
+    largest bound. ``latency_s`` runs from the intended send time and is the age so far where a request is
+    unanswered.
     """
 
     probe_id: int
