@@ -42,6 +42,7 @@ LIMITS_MS = {"ranking": 50.0, "embedding": 100.0}
 MOST_QPS = {"ranking": 2000.0, "embedding": 150.0}
 BODIES = 500
 OUTSIDE_S = 20
+FIRST_QPS = 300.0
 
 
 def example(name: str) -> ModuleType:
@@ -120,14 +121,23 @@ def outside(loadtest: str, url: str, rate: float, bodies: Path) -> str:
 
 
 def held(hey: str, url: str, body: Path, limit_ms: float) -> float:
-    """The highest rate of a ladder, 15 % a rung, at which hey sees 99 % within the limit."""
-    rate, best = 100.0, 0.0
-    while True:
+    """The highest rate of a ladder, 15 % a rung, at which hey sees 99 % within the limit.
+
+    The first run only warms the server; a rung that fails is tried once more, since a pause of the machine
+    in ten seconds is enough for that. Raises SystemExit where not even the lowest holds.
+    """
+    rate, best, failed = FIRST_QPS, 0.0, 0
+    heyed(hey, url, body, rate)
+    while failed < 2:
         p99_ms, achieved = heyed(hey, url, body, rate)
         print(f"hey -q at {rate:.0f}/s: p99 {p99_ms:.1f} ms, {achieved:.0f}/s", flush=True)
         if p99_ms > limit_ms or achieved < 0.9 * rate:
-            return best
-        best, rate = achieved, rate * 1.15
+            failed += 1
+        else:
+            best, rate, failed = achieved, rate * 1.15, 0
+    if not best:
+        raise SystemExit(f"hey sees more than {limit_ms:g} ms at p99 even at {rate:g}/s")
+    return best
 
 
 def heyed(hey: str, url: str, body: Path, rate: float) -> tuple[float, float]:
