@@ -4,8 +4,9 @@
 
 Starts the example's server (``make demo`` sets it up), runs N searches, then sustain runs at 0.9 and 1.1 of
 their median, and, where its path is given, npm's ``loadtest``, which sends open loop at an even pace.
-With ``--hey PATH`` it finds the rate that ``hey -q`` shows the server to hold with one request over and over,
-and judges 0.7 and 1.3 times that rate, ten times each, with the same request.
+With ``--judge`` it finds the rate that ``hey -q`` (``--hey PATH``) or ``loadtest`` shows the server to hold
+with one request over and over, and judges 0.7 and 1.3 times that rate, ten times each, with the same request.
+hey's ten workers never have more than ten requests in flight, loadtest sends on whatever is unanswered.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ LIMITS_MS = {"ranking": 50.0, "embedding": 100.0}
 MOST_QPS = {"ranking": 2000.0, "embedding": 150.0}
 BODIES = 500
 OUTSIDE_S = 20
-FIRST_QPS = 300.0
+LADDER_S, FIRST_QPS = 10, 300.0
 
 
 def example(name: str) -> ModuleType:
@@ -103,40 +104,42 @@ def answers(port: int, path: str) -> bool:
         return False
 
 
-def outside(loadtest: str, url: str, rate: float, bodies: Path) -> str:
-    """The p99 in ms that ``loadtest`` shows at a rate, as it prints it."""
+def outside(
+    loadtest: str, url: str, rate: float, bodies: Path, seconds: int = OUTSIDE_S
+) -> tuple[float, float]:
+    """The p99 in ms and the requests a second that ``loadtest`` tells of some seconds at a rate."""
     output = subprocess.run(
         [
-            *(loadtest, "-t", str(OUTSIDE_S), "--rps", f"{rate:.0f}", "-k"),
+            *(loadtest, "-t", str(seconds), "--rps", f"{rate:.0f}", "-k"),
             *("-m", "POST", "-T", "application/json", "-R", str(bodies), url),
         ],
         capture_output=True,
         text=True,
-        timeout=OUTSIDE_S + 30,
+        timeout=seconds + 30,
         check=False,
     ).stdout
     p99 = re.search(r"99%\s+([\d.]+)", output)
     achieved = re.search(r"(?:Effective rps|Requests per second):\s+([\d.]+)", output)
-    return f"p99 {p99[1] if p99 else '?'} ms, {achieved[1] if achieved else '?'}/s sent"
+    return float(p99[1]) if p99 else float("inf"), float(achieved[1]) if achieved else 0.0
 
 
-def held(hey: str, url: str, body: Path, limit_ms: float) -> float:
-    """The highest rate of a ladder, 15 % a rung, at which hey sees 99 % within the limit.
+def held(tool: str, shown: Callable[[float], tuple[float, float]], limit_ms: float) -> float:
+    """The highest rate of a ladder, 15 % a rung, at which an outside tool sees 99 % within the limit.
 
     The first run only warms the server; a rung that fails is tried once more, since a pause of the machine
     in ten seconds is enough for that. Raises SystemExit where not even the lowest holds.
     """
     rate, best, failed = FIRST_QPS, 0.0, 0
-    heyed(hey, url, body, rate)
+    shown(rate)
     while failed < 2:
-        p99_ms, achieved = heyed(hey, url, body, rate)
-        print(f"hey -q at {rate:.0f}/s: p99 {p99_ms:.1f} ms, {achieved:.0f}/s", flush=True)
+        p99_ms, achieved = shown(rate)
+        print(f"{tool} at {rate:.0f}/s: p99 {p99_ms:.1f} ms, {achieved:.0f}/s", flush=True)
         if p99_ms > limit_ms or achieved < 0.9 * rate:
             failed += 1
         else:
             best, rate, failed = achieved, rate * 1.15, 0
     if not best:
-        raise SystemExit(f"hey sees more than {limit_ms:g} ms at p99 even at {rate:g}/s")
+        raise SystemExit(f"{tool} sees more than {limit_ms:g} ms at p99 even at {rate:g}/s")
     return best
 
 
@@ -150,12 +153,20 @@ def heyed(hey: str, url: str, body: Path, rate: float) -> tuple[float, float]:
     return float(p99[1]) * 1000 if p99 else float("inf"), float(achieved[1]) if achieved else 0.0
 
 
-def against_hey(hey: str, url: str, limit_ms: float, *, body: object, folder: Path, runs: int) -> None:
-    """Judge 0.7 and 1.3 times the rate that hey shows, and print the verdicts."""
-    path = folder / "body.json"
-    path.write_text(json.dumps(body))
-    rate = held(hey, url, path, limit_ms)
-    target = HttpTarget(url, body=path.read_bytes(), headers={"Content-Type": "application/json"})
+def held_by_tool(given: argparse.Namespace, url: str, limit_ms: float, body: object, folder: Path) -> float:
+    """The rate that the outside tool which was named shows the server to hold."""
+    if given.hey:
+        path = folder / "body.json"
+        path.write_text(json.dumps(body))
+        return held("hey -q", lambda rate: heyed(given.hey, url, path, rate), limit_ms)
+    bodies = write_bodies(lambda _rng: body, folder)
+    return held("loadtest", lambda rate: outside(given.loadtest, url, rate, bodies, LADDER_S), limit_ms)
+
+
+def judge_around(rate: float, url: str, limit_ms: float, *, body: object, runs: int) -> None:
+    """Judge 0.7 and 1.3 times the rate that an outside tool shows, and print the verdicts."""
+    encoded = json.dumps(body).encode()
+    target = HttpTarget(url, body=encoded, headers={"Content-Type": "application/json"})
     for share in (0.7, 1.3):
         for seed in range(runs):
             requirement = Requirement(SLO(p99_ms=limit_ms), share * rate)
@@ -191,22 +202,19 @@ def main() -> None:
     parser.add_argument("--budget-s", type=float, default=60.0)
     parser.add_argument("--soak-s", type=float, default=60.0)
     parser.add_argument("--loadtest", help="the path of npm's loadtest")
-    parser.add_argument("--hey", help="the path of hey, to judge what it shows")
-    parser.add_argument("--runs", type=int, default=10, help="at each share of hey's rate (10)")
+    parser.add_argument("--judge", action="store_true", help="judge around what hey or loadtest shows")
+    parser.add_argument("--hey", help="the path of hey")
+    parser.add_argument("--runs", type=int, default=10, help="at each share of that rate (10)")
     given = parser.parse_args()
+    if given.judge and not (given.hey or given.loadtest):
+        parser.error("--judge needs --hey or --loadtest")
     slo = SLO(p99_ms=LIMITS_MS[given.name])
     query = example(given.name).query
     with serving(given.name) as url, tempfile.TemporaryDirectory() as folder:
-        if given.hey:
-            body = query(np.random.default_rng(1))
-            against_hey(
-                given.hey,
-                url + PATHS[given.name],
-                LIMITS_MS[given.name],
-                body=body,
-                folder=Path(folder),
-                runs=given.runs,
-            )
+        if given.judge:
+            body, whole = query(np.random.default_rng(1)), url + PATHS[given.name]
+            rate = held_by_tool(given, whole, LIMITS_MS[given.name], body, Path(folder))
+            judge_around(rate, whole, LIMITS_MS[given.name], body=body, runs=given.runs)
             return
         target = HttpTarget(url + PATHS[given.name], payloads=query)
         found: list[float] = []
@@ -237,8 +245,11 @@ def main() -> None:
             bodies = write_bodies(query, Path(folder))
             for share in (0.6, 0.8, 0.9, 1.0, 1.1, 1.2):
                 rate = share * middle
-                shown = outside(given.loadtest, url + PATHS[given.name], rate, bodies)
-                print(f"loadtest at {share:g} x median = {rate:.0f}/s: {shown}", flush=True)
+                p99_ms, sent = outside(given.loadtest, url + PATHS[given.name], rate, bodies)
+                print(
+                    f"loadtest at {share:g} x median = {rate:.0f}/s: p99 {p99_ms:g} ms, {sent:.0f}/s sent",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":
