@@ -185,10 +185,25 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
+class Turns:
+    """Which rows of a schedule are turns of a session, each due after the reply to the one before.
+
+    ``session`` numbers sessions, -1 where a row belongs to none. Of each session the first row is due when
+    intended; each one after that, of this schedule or a later one, ``think_s`` seconds after the last byte of
+    the reply to the row before it, for which its intended time is the earliest that may be. A session ends
+    with a reply that is not good: its rows after that one are never due.
+    """
+
+    session: Ints
+    think_s: Floats
+
+
+@dataclass(frozen=True, slots=True)
 class Samples:
     """Requests' outcomes in columns.
 
-    ``row`` is a request's place in the order of intention over the whole session. ``sent_s``,
+    ``row`` is a request's place in the order of intention over the whole session (for one of ``Turns``, in
+    that of the earliest times). ``sent_s``,
     ``first_byte_s`` and ``done_s`` are NaN where it did not come to that; ``status`` is 0 without an HTTP
     reply.
     Streamed replies fill ``token_times_s``: those of row ``i`` lie from ``token_start[i]`` to
@@ -248,8 +263,9 @@ class Health:
 class LoadReport:
     """What an engine has to tell: the rows that were sent or became final since its last report.
 
-    A row is told when sent (outcome PENDING) and again when final; ``examples`` holds one reason in words for
-    each kind of bad outcome met so far. ``halted`` says why the engine stopped by itself, else None.
+    A row is told when sent (outcome PENDING) and again when final, all that happened before ``now_s`` in this
+    report or an earlier one; ``examples`` holds one reason in words for each kind of bad outcome met so far.
+    ``halted`` says why the engine stopped by itself, else None.
     """
 
     now_s: float
@@ -278,10 +294,14 @@ class LoadSession(Protocol):
         """
         ...
 
-    def play(self, first_row: int, intended_s: Floats, request_index: Ints) -> None:
+    def play(
+        self, first_row: int, intended_s: Floats, request_index: Ints, turns: Turns | None = None
+    ) -> None:
         """Send open loop from now on: row ``first_row + i`` at ``intended_s[i]``, whatever is unanswered.
 
-        Replaces what was played before: its rows due at or after ``intended_s[0]`` are withdrawn.
+        Replaces what was played before: its rows due at or after ``intended_s[0]`` are withdrawn. With
+        ``turns`` rows wait for replies; sessions of plays with turns since the last pause then go on, those
+        of their rows included whose earliest time has passed.
         """
         ...
 

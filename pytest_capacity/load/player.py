@@ -82,12 +82,14 @@ class Player:
         self._closed = None
         self._sender.foresee(open_loop=True)
         self._plan.play(stretch)
+        self._rows.heed = self._row_ended if self._plan.follows else None
         self._change()
 
     def hold(self, first_row: int, concurrency: int, request_index: array[int]) -> None:
         """Begin an era with a closed loop; what was played before is withdrawn."""
         self._begin_era()
         self._plan.clear()
+        self._rows.heed = None
         self._change()
         self._sender.foresee(open_loop=False)
         self._closed = _ClosedLoop(first_row, min(concurrency, self._max_in_flight), request_index)
@@ -98,10 +100,13 @@ class Player:
         self._operation.extend(operation_numbers(self.desk.encoded, requests))
         self._sender.add(requests)
 
-    def pause(self, at_s: float) -> None:
-        """Withdraw the rows due at or after ``at_s`` and end a closed loop."""
+    def pause(self, at_s: float, *, turns_stay: bool = False) -> None:
+        """Withdraw the rows due at or after ``at_s`` and end a closed loop.
+
+        With ``turns_stay`` turns whose earliest time has come go on to be due after the replies they follow.
+        """
         self._closed = None
-        self._plan.withdraw_from(at_s)
+        self._plan.withdraw_from(at_s, turns_stay=turns_stay)
         self._change()
 
     def renew(self, headers: Mapping[str, str]) -> None:
@@ -213,6 +218,10 @@ class Player:
         self.desk.example(Outcome.NOT_SENT, "due longer ago than timeout_s when its turn came")
         self._rows.sent(row, self._operation[index], intended_s, now_s)
         self._rows.final(row, self._operation[index], intended_s, Outcome.NOT_SENT)
+
+    def _row_ended(self, row: int, outcome: int, done_s: float) -> None:
+        if self._plan.ended(row, done_s if outcome == Outcome.GOOD else None):
+            self._change()
 
     def _ended(self) -> None:
         closed = self._closed

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Callable
 from dataclasses import dataclass
 from struct import Struct
 
@@ -46,14 +47,18 @@ class Told:
 
 
 class Rows:
-    """Grows by one record at a time, until it is taken."""
+    """Grows by one record at a time, until it is taken.
 
-    __slots__ = ("_pack", "_records", "_token_times_s")
+    ``heed``, where it is set, is called with each row that ended, its outcome, and when it was done.
+    """
+
+    __slots__ = ("_pack", "_records", "_token_times_s", "heed")
 
     def __init__(self) -> None:
         self._pack = _RECORD.pack
         self._records = bytearray()
         self._token_times_s = array("d")
+        self.heed: Callable[[int, int, float], object] | None = None
 
     def __len__(self) -> int:
         return len(self._records) // RECORD_BYTES
@@ -83,6 +88,8 @@ class Rows:
         self._records += self._pack(
             row, intended_s, sent_s, first_byte_s, done_s, bytes_received, tokens, status, operation, outcome
         )
+        if self.heed is not None:
+            self.heed(row, outcome, done_s)
 
     def take(self) -> Told:
         """What was told since it was last taken."""

@@ -33,6 +33,7 @@ from pytest_capacity.protocols import (
     Reply,
     Request,
     Samples,
+    Turns,
     empty_samples,
     join_samples,
 )
@@ -118,14 +119,16 @@ class ThreadSession:
         self._post(lambda: self._player.add(requests))
         return first
 
-    def play(self, first_row: int, intended_s: Floats, request_index: Ints) -> None:
+    def play(
+        self, first_row: int, intended_s: Floats, request_index: Ints, turns: Turns | None = None
+    ) -> None:
         """Send open loop from now on, replacing rows due at or after ``intended_s[0]``.
 
         Columns without a row change nothing.
 
         Raises ValueError where the columns do not fit each other or the requests.
         """
-        more = stretch(first_row, intended_s, request_index, self._requests)
+        more = stretch(first_row, intended_s, request_index, self._requests, turns)
         self._post(lambda: self._player.play(more))
 
     def hold(self, first_row: int, concurrency: int, request_index: Ints) -> None:
@@ -146,10 +149,12 @@ class ThreadSession:
         """Wait until the clock reads ``until_s`` or the engine halts, then tell what is new."""
         while (left_s := until_s - self.now_s()) > 0 and not self._halted.is_set():
             self._halted.wait(left_s)
+        # What happens from here on may be told or not.
+        now_s = self.now_s()
         cut = threading.Event()
         if self._post(self._player.cut) and self._post(cut.set) and not cut.wait(PATIENCE_S):
             self._halt(_stuck())
-        return self._report()
+        return self._report(now_s)
 
     def close(self) -> LoadReport:
         """Cancel what is in flight, close every connection, and tell the rest."""
@@ -166,7 +171,7 @@ class ThreadSession:
             self._halt(_stuck())
         self._closed = True
         self._restore()
-        return self._report()
+        return self._report(self.now_s())
 
     def _start(self) -> threading.Thread:
         ready: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -232,7 +237,7 @@ class ThreadSession:
         gc.unfreeze()
         sys.setswitchinterval(self._switch_interval_s)
 
-    def _report(self) -> LoadReport:
+    def _report(self, now_s: float) -> LoadReport:
         told: list[Samples] = []
         batches = self._player.batches
         while batches:
@@ -242,7 +247,7 @@ class ThreadSession:
             self._lateness.add(batch.vitals.era, samples)
             self._vitals = batch.vitals
         return LoadReport(
-            now_s=self.now_s(),
+            now_s=now_s,
             samples=join_samples(told),
             in_flight=0 if self._closed else self._vitals.in_flight,
             health=self._health(),

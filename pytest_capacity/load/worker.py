@@ -34,6 +34,7 @@ from pytest_capacity.load.pacing import Stretch
 from pytest_capacity.load.player import Player
 from pytest_capacity.load.priority import run_first, wake_soon
 from pytest_capacity.load.sending import Desk, new_event_loop
+from pytest_capacity.load.turns import Columns
 
 READ_BYTES = 262_144
 MOST_DESCRIPTORS = 16
@@ -183,14 +184,18 @@ class Worker:
 
     def _play(self, frame: Frame) -> None:
         descriptor = self._descriptors.popleft()
-        count = frame.document["count"]
+        count, has_turns = frame.document["count"], frame.document["turns"]
+        size = 8 * count
         try:
-            shared = memoryview(mmap.mmap(descriptor, 16 * count, prot=mmap.PROT_READ))
+            shared = memoryview(mmap.mmap(descriptor, (4 if has_turns else 2) * size, prot=mmap.PROT_READ))
         finally:
             os.close(descriptor)
-        times, indexes = shared[: 8 * count].cast("d"), shared[8 * count :].cast("q")
+        times, indexes = shared[:size].cast("d"), shared[size : 2 * size].cast("q")
+        turns = None
+        if has_turns:
+            turns = Columns(shared[2 * size : 3 * size].cast("q"), shared[3 * size :].cast("d"))
         if self._player is not None:
-            self._player.play(Stretch(frame.document["first_row"], times, indexes, 0, count))
+            self._player.play(Stretch(frame.document["first_row"], times, indexes, 0, count, turns))
 
     def _hold(self, frame: Frame) -> None:
         indexes = array("q", frame.data)
@@ -199,7 +204,8 @@ class Worker:
 
     def _pause(self, frame: Frame) -> None:
         if self._player is not None:
-            self._player.pause(frame.document["at_s"])
+            turns_stay = frame.document.get("turns_stay", False)
+            self._player.pause(frame.document["at_s"], turns_stay=turns_stay)
 
     def _renew(self, frame: Frame) -> None:
         if self._player is not None:

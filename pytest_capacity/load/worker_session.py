@@ -36,6 +36,7 @@ from pytest_capacity.protocols import (
     Reply,
     Request,
     Samples,
+    Turns,
     empty_samples,
     join_samples,
 )
@@ -73,7 +74,6 @@ class WorkerSession:
         headers: Mapping[str, str],
         max_in_flight: int,
         workers: int,
-        session_of: Ints | None = None,
     ) -> None:
         """Open the target in every worker.
 
@@ -81,7 +81,6 @@ class WorkerSession:
         none starts, ValueError for requests that cannot be written.
         """
         self._encoded = encoded
-        self._session_of = session_of
         self._requests = len(encoded.requests)
         self._origin_s = time.monotonic()
         self._changed = threading.Condition()
@@ -143,26 +142,36 @@ class WorkerSession:
             self._send(number, document, b"".join(request.body for request in requests))
         return first
 
-    def play(self, first_row: int, intended_s: Floats, request_index: Ints) -> None:
+    def play(
+        self, first_row: int, intended_s: Floats, request_index: Ints, turns: Turns | None = None
+    ) -> None:
         """Send open loop from now on, replacing rows due at or after ``intended_s[0]``.
 
         Columns without a row change nothing.
 
         Raises ValueError where the columns do not fit each other or the requests.
         """
-        check_columns(intended_s, request_index, self._requests)
+        check_columns(intended_s, request_index, self._requests, turns)
         if not len(intended_s):
             return
-        session = None if self._session_of is None else self._session_of[request_index]
-        parts = split_rows(len(intended_s), len(self._desks), session)
+        parts = split_rows(len(intended_s), len(self._desks), None if turns is None else turns.session)
         first = self._numbers.begin_open([first_row + part for part in parts])
         self._begin_era()
         for number, part in enumerate(parts):
             if not len(part):
-                self._send(number, {"kind": "pause", "at_s": float(intended_s[0])})
+                at_s = float(intended_s[0])
+                self._send(number, {"kind": "pause", "at_s": at_s, "turns_stay": turns is not None})
                 continue
-            with shared_columns(intended_s[part], request_index[part]) as descriptor:
-                document = {"kind": "play", "first_row": first, "count": len(part)}
+            columns: list[Floats | Ints] = [intended_s[part], request_index[part]]
+            if turns is not None:
+                columns += [turns.session[part], turns.think_s[part]]
+            with shared_columns(columns) as descriptor:
+                document = {
+                    "kind": "play",
+                    "first_row": first,
+                    "count": len(part),
+                    "turns": turns is not None,
+                }
                 self._send(number, document, descriptor=descriptor)
 
     def hold(self, first_row: int, concurrency: int, request_index: Ints) -> None:
@@ -191,9 +200,11 @@ class WorkerSession:
         """Wait until the clock reads ``until_s`` or the engine halts, then tell what is new."""
         while (left_s := until_s - self.now_s()) > 0 and not self._halted.is_set():
             self._halted.wait(left_s)
+        # What happens from here on may be told or not.
+        now_s = self.now_s()
         if not self._closed and not self._halted.is_set():
             self._cut()
-        return self._report()
+        return self._report(now_s)
 
     def close(self) -> LoadReport:
         """Cancel what is in flight, close every connection, and tell the rest."""
@@ -211,7 +222,7 @@ class WorkerSession:
             if not desk.closed.wait(max(0.0, deadline_s - time.monotonic())):
                 self._halt(_stuck())
         self._end_workers()
-        return self._report(last=True)
+        return self._report(self.now_s(), last=True)
 
     # How it is done.
 
@@ -348,7 +359,7 @@ class WorkerSession:
         for number in range(len(self._desks)):
             self._send(number, {"kind": "renew", "headers": dict(headers)})
 
-    def _report(self, *, last: bool = False) -> LoadReport:
+    def _report(self, now_s: float, *, last: bool = False) -> LoadReport:
         parts = []
         for desk in self._desks:
             told = [desk.told.popleft() for _ in range(len(desk.told))]
@@ -363,7 +374,7 @@ class WorkerSession:
         for desk in self._desks:
             examples = {**desk.examples, **examples}
         return LoadReport(
-            now_s=self.now_s(),
+            now_s=now_s,
             samples=samples,
             in_flight=0 if self._closed else sum(desk.vitals.in_flight for desk in self._desks),
             health=self._health(),

@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -168,12 +168,11 @@ def end_idle() -> None:
 
 
 @contextlib.contextmanager
-def shared_columns(intended_s: Floats, request_index: Ints) -> Any:
-    """A file in memory that holds both columns, as a descriptor to hand over; closed afterwards."""
-    columns = [
-        np.ascontiguousarray(intended_s, dtype=np.float64),
-        np.ascontiguousarray(request_index, dtype=np.int64),
-    ]
+def shared_columns(columns: Sequence[Floats | Ints]) -> Any:
+    """A file in memory that holds columns behind each other, as a descriptor to hand over; closed afterwards.
+
+    Their numbers, floating or whole, take eight bytes each.
+    """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("capacity-schedule")
     else:
@@ -182,6 +181,7 @@ def shared_columns(intended_s: Floats, request_index: Ints) -> Any:
         Path(path).unlink()
     with os.fdopen(descriptor, "wb") as file:
         for column in columns:
-            file.write(column.data)
+            kind = np.float64 if column.dtype.kind == "f" else np.int64
+            file.write(np.ascontiguousarray(column, dtype=kind).data)
         file.flush()
         yield file.fileno()
