@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 import numpy.typing as npt
 
-from pytest_capacity.protocols import Floats, Ints, Outcome, Outcomes, Samples, empty_samples
+from pytest_capacity.protocols import Floats, Ints, Outcome, Outcomes, Samples, Turns, empty_samples
 
 TICK_S = 0.25
 """The length of a cohort, and about the time between two observations (design.md section 6)."""
@@ -62,8 +62,13 @@ class RowTable:
     def __len__(self) -> int:
         return self._count
 
-    def plan(self, intended_s: Floats, operation: npt.NDArray[np.uint16]) -> int:
-        """Add rows that are to be sent; returns the number of the first."""
+    def plan(self, intended_s: Floats, operation: npt.NDArray[np.uint16], turns: Turns | None = None) -> int:
+        """Add rows that are to be sent; returns the number of the first.
+
+        Raises ValueError for ``turns``: rows that wait for replies want a ``TurnTable``.
+        """
+        if turns is not None:
+            raise ValueError("rows that wait for replies cannot stand in a table in order of time")
         first = self._count
         self._grow(first + len(intended_s))
         self._columns["intended_s"][first : self._count] = intended_s
@@ -79,7 +84,7 @@ class RowTable:
         # What follows is due from at_s on: the column stays ascending.
         self._columns["intended_s"][part][taken_back] = at_s
 
-    def update(self, samples: Samples) -> None:
+    def update(self, samples: Samples, now_s: float = np.inf) -> None:  # noqa: ARG002 - see TurnTable
         """Take rows as the engine reports them; rows of a closed loop appear here first."""
         if not len(samples):
             return
