@@ -302,6 +302,8 @@ def trace_row() -> Trace:
             }
         ],
         "sessions": "as timed",
+        "turns_after_failure": None,
+        "turns_held_back": None,
         "requests": 4200,
         "distinct_rows": 4200,
         "loops": 0,

@@ -120,6 +120,27 @@ def test_a_damaged_body_is_told_when_its_row_is_read(tmp_path: Path) -> None:
     assert recording.row(1).seen == {"a": 1, "body": 2}
 
 
+def test_the_latency_that_was_seen_is_a_column_with_gaps(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    seen = [
+        '{"latency_s":0.25}',
+        '{"latency_s":-1}',
+        '{"status":200}',
+        '{"latency_s":"1 s"}',
+        '{"latency_s":2}',
+    ]
+    rows = [f'{{"t":{number},"seen":{one}}}' for number, one in enumerate(seen)]
+    path.write_text(
+        "\n".join(
+            ['{"pytest_capacity_trace":1}', *rows, '{"t":9,"body":1,"seen":{"latency_s":3}}', '{"t":10}', ""]
+        )
+    )
+
+    latency_s = load_recording(path).latency_s
+
+    assert latency_s == pytest.approx([0.25, np.nan, np.nan, np.nan, 2.0, 3.0, np.nan], nan_ok=True)
+
+
 def test_fields_behind_a_body_count_as_well(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(

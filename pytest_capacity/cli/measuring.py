@@ -101,8 +101,9 @@ def make_conditions(options: argparse.Namespace, progress: ProgressPrinter) -> C
         raise ValueError("--trace and --arrivals exclude each other: requests arrive as they were recorded")
     if options.trace is not None and (options.json_body or options.body or options.method):
         raise ValueError("--trace sends requests as recorded: leave out --json-body, --body and --method")
-    if options.trace is None and options.trace_mode is not None:
-        raise ValueError("--trace-mode is given and no --trace")
+    for name in ("trace_mode", "trace_sessions"):
+        if options.trace is None and getattr(options, name) is not None:
+            raise ValueError(f"--{name.replace('_', '-')} is given and no --trace")
     seed = secrets.randbits(31) if options.seed is None else options.seed
     if options.max_in_flight is not None and options.max_in_flight < 1:
         raise ValueError(f"max_in_flight={options.max_in_flight} must be at least 1")
@@ -113,6 +114,7 @@ def make_conditions(options: argparse.Namespace, progress: ProgressPrinter) -> C
         arrivals=options.arrivals or "poisson",
         trace=None if options.trace is None else load_recorded(options.trace, seed),
         trace_mode=options.trace_mode or "superpose",
+        sessions=options.trace_sessions or "timed",
         max_in_flight=options.max_in_flight,
         on_progress=progress.show,
     )

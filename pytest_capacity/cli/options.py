@@ -54,6 +54,11 @@ def add_trace_options(command: argparse.ArgumentParser) -> None:
         choices=("superpose", "compress"),
         help="above its own rate: shifted copies over each other (superpose), or its time compressed",
     )
+    group.add_argument(
+        "--trace-sessions",
+        choices=("timed", "causal"),
+        help="turns of a session leave when recorded (timed), or after the reply to the one before (causal)",
+    )
 
 
 def add_run_options(command: argparse.ArgumentParser) -> None:

@@ -15,7 +15,7 @@ from pytest_capacity.measurement.replaying import Replay
 from pytest_capacity.measurement.sources import Declared, Source
 from pytest_capacity.protocols import Engine, Observation, Probe, Target
 from pytest_capacity.traffic.arrivals import Arrivals
-from pytest_capacity.traffic.scaling import Mode
+from pytest_capacity.traffic.scaling import Mode, Sessions
 
 
 class Controller(Protocol):
@@ -73,6 +73,8 @@ class Conditions:
     """Recorded traffic to send in place of the target's own requests."""
     trace_mode: Mode = "superpose"
     """How it is brought to a rate above its own."""
+    sessions: Sessions = "timed"
+    """When the turns of its sessions are sent."""
     max_in_flight: int | None = None
     on_progress: Callable[[Progress], None] | None = None
     interrupted: threading.Event | None = None
@@ -89,4 +91,4 @@ class Conditions:
         """Where schedules come from; raises CapacityUsageError for a trace that the target cannot send."""
         if self.trace is None:
             return Declared(target, self.arrivals, rng)
-        return Replay(target, self.trace, self.trace_mode, self.seed, rng)
+        return Replay(target, self.trace, self.trace_mode, self.seed, rng, sessions=self.sessions)

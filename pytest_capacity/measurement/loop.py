@@ -21,7 +21,7 @@ from pytest_capacity.load.refresh import TargetUnavailable
 from pytest_capacity.measurement.conditions import Conditions, Controller, Progress
 from pytest_capacity.measurement.health import Healths
 from pytest_capacity.measurement.preflight import Preflight, PreflightFailed
-from pytest_capacity.measurement.sources import NOTHING, CannotSend, Piece, Source
+from pytest_capacity.measurement.sources import NOTHING, Came, CannotSend, Piece, Source
 from pytest_capacity.measurement.tally import ProbeTally
 from pytest_capacity.measurement.waiting import heed, unless_interrupted
 from pytest_capacity.protocols import (
@@ -40,6 +40,7 @@ from pytest_capacity.results.redact import HARMLESS_HEADERS
 from pytest_capacity.slo import CapacityUsageError
 from pytest_capacity.stats.cohorts import TICK_S, Cohorts, RowTable
 from pytest_capacity.stats.summary import failed_share
+from pytest_capacity.stats.turns import TurnTable
 
 LEAD_S = 0.01
 """A probe begins this much after it is ready, so that its first request can leave on time."""
@@ -61,10 +62,14 @@ Ready: TypeAlias = "Piece | Ints"
 
 @dataclass
 class ProbeLog:
-    """A probe as it was played, in seconds of load; ``told`` once the controller knows all its requests."""
+    """A probe as it was played, in seconds of load; ``told`` once the controller knows all its requests.
+
+    The rows planned for it are numbered from ``first_row`` on.
+    """
 
     probe: Probe
     start_s: float
+    first_row: int = 0
     end_s: float | None = None
     told: bool = False
     tally: ProbeTally = field(default_factory=ProbeTally)
@@ -110,7 +115,7 @@ class LoadRun:
         self.source = source or make_source(target, conditions)
         self.encoded: Encoded = self.source.encoded
         self.late_after_s = self.encoded.timeout_s if largest_limit_ms is None else largest_limit_ms / 1000
-        self.table = RowTable(self.late_after_s)
+        self.table = TurnTable(self.late_after_s) if self.source.causal else RowTable(self.late_after_s)
         self.probes: list[ProbeLog] = []
         self.examples: Mapping[Outcome, str] = {}
         self.base_s = 0.0
@@ -237,7 +242,7 @@ class LoadRun:
         """Play one probe until the controller asks for another; returns that and when it begins."""
         log = ProbeLog(probe, start_s - self.base_s)
         self.probes.append(log)
-        self._begin(session, probe, start_s, ready)
+        self._begin(session, log, start_s, ready)
         drawn_s = probe.max_s if probe.kind == "open" else np.inf
         tick = 0
         while True:
@@ -279,28 +284,33 @@ class LoadRun:
             raise RuntimeError(f"the controller holds on to probe {probe.id} past its max_s")
         return asked
 
-    def _begin(self, session: LoadSession, probe: Probe, start_s: float, ready: Ready) -> None:
+    def _begin(self, session: LoadSession, log: ProbeLog, start_s: float, ready: Ready) -> None:
         """Have the engine play what was made ready, from a moment on."""
         self._end_closed_loop(session)
         self._health.begin()
+        log.first_row = len(self.table)
         if isinstance(ready, Piece):
             # What was due later of the probe before must not be sent until this one's first request is due.
             session.pause(start_s)
             self._play_piece(session, start_s, ready)
         else:
-            session.hold(len(self.table), int(probe.concurrency or 1), ready)
+            session.hold(log.first_row, int(log.probe.concurrency or 1), ready)
 
     def _play_piece(self, session: LoadSession, start_s: float, piece: Piece) -> None:
         if len(piece.offsets_s):
             intended_s = start_s + piece.offsets_s
-            first = self.table.plan(intended_s, piece.operation)
-            session.play(first, intended_s, piece.request_index)
+            first = self.table.plan(intended_s, piece.operation, piece.turns)
+            session.play(first, intended_s, piece.request_index, piece.turns)
 
     def _end_probe(self, now_s: float) -> None:
         """Tell the source how much of its schedule was played."""
         if self.probes and self.probes[-1].end_s is None:
-            start_s = self.base_s + self.probes[-1].start_s
-            self.source.end(max(0.0, now_s - start_s), self.table.due(start_s, now_s))
+            log = self.probes[-1]
+            start_s, came = self.base_s + log.start_s, None
+            if isinstance(self.table, TurnTable) and log.probe.kind == "open":
+                due_s = self.table.due_from_s(log.first_row, now_s) - start_s
+                came = Came(due_s, self.table.over_from(log.first_row))
+            self.source.end(max(0.0, now_s - start_s), self.table.due(start_s, now_s), came)
 
     def _end_closed_loop(self, session: LoadSession) -> None:
         """Have every row of a closed loop told, so that the rows planned next come after them."""
@@ -319,7 +329,7 @@ class LoadRun:
 
     def _take(self, report: LoadReport) -> None:
         left = self.table.have_left(report.samples.row)
-        self.table.update(report.samples)
+        self.table.update(report.samples, report.now_s)
         for log in self.probes[-RECENT_PROBES:]:
             end_s = np.inf if log.end_s is None else self.base_s + log.end_s
             log.tally.add(report.samples, left, self.base_s + log.start_s, end_s)

@@ -13,7 +13,7 @@ from typing import IO, Protocol
 
 import numpy as np
 
-from pytest_capacity.protocols import Ints, Json
+from pytest_capacity.protocols import Floats, Ints, Json
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.slo import CapacityUsageError
 from pytest_capacity.traffic.calibrate_command import OUTSIDE
@@ -158,6 +158,17 @@ class Recorded:
     rows: Rows
     facts: dict[str, Json]
     doubts: tuple[Doubt, ...] = ()
+    latency_s: Floats | None = None
+    """What was seen of each row's reply, NaN where nothing was; None where there was no reply to see."""
+
+    def check_causal(self) -> None:
+        """Raises CapacityUsageError where there are no sessions whose turns could wait for replies."""
+        if not self.traffic.session_count:
+            raise CapacityUsageError(
+                f"trace: {self.path.name} has no sessions, so nothing can be replayed causally: leave out "
+                "sessions='causal' (--trace-sessions causal), or import it with the column that tells them "
+                "(import --session-col)"
+            )
 
     @property
     def is_model(self) -> bool:
@@ -219,7 +230,8 @@ def _from_recording(recording: Recording, seed: int, keep: Iterable[str]) -> Rec
     doubts = [_not_credible(warning) for warning in warnings]
     if header.sampling is None or header.sampling < 1:
         doubts.append(_sampled(header.sampling))
-    return Recorded(recording.path, traffic, RecordedRows(recording), facts, tuple(doubts))
+    rows = RecordedRows(recording)
+    return Recorded(recording.path, traffic, rows, facts, tuple(doubts), recording.latency_s)
 
 
 def _from_model(path: Path, workload: Workload, seed: int, keep: Iterable[str]) -> Recorded:

@@ -10,12 +10,23 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from pytest_capacity.measurement.recorded import Recorded, first_rows
-from pytest_capacity.measurement.sources import NOTHING, CannotSend, Piece
-from pytest_capacity.protocols import Encoded, Floats, Ints, LoadSession, Probe, Request, Target
+from pytest_capacity.measurement.sources import NOTHING, Came, CannotSend, Piece
+from pytest_capacity.protocols import Encoded, Floats, Ints, LoadSession, Probe, Request, Target, Turns
 from pytest_capacity.slo import CapacityUsageError
 from pytest_capacity.targets.recorded import as_replay_target
 from pytest_capacity.traffic.lines import TraceError
-from pytest_capacity.traffic.scaling import Mode, Scaling, Stretch, advance, draw, seen_shares, start
+from pytest_capacity.traffic.scaling import (
+    Cursor,
+    Mode,
+    Scaling,
+    Sessions,
+    Stretch,
+    advance,
+    draw,
+    seen_shares,
+    start,
+)
+from pytest_capacity.traffic.sessions import causal_turns
 
 HOLD_REQUESTS, HOLD_SHARE = 2_000, 0.25
 """Rows that a closed loop sends, over and over where it gets through them; of a short recording a part."""
@@ -39,7 +50,9 @@ class Played:
 
     ``begin_s`` is where in the recording its first copy began. ``requests`` may be more than ``rows``: a
     closed loop sends its rows over and over. ``rows_seen`` and ``keys_seen`` are shares, the latter of the
-    ``keyed`` requests that have a key.
+    ``keyed`` requests that have a key. ``scheduled`` counts the requests that were recorded for this time:
+    where turns wait for replies, those that came may be fewer. ``over`` counts the turns that were not sent
+    since their session had ended with a bad reply.
     """
 
     probe: Probe
@@ -52,15 +65,43 @@ class Played:
     rows_seen: float
     keyed: int
     keys_seen: float
+    scheduled: int
+    over: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A stretch as it is sent, from ``offset_s`` seconds after its probe's beginning on.
+
+    ``cursor`` is the one that it was drawn with. ``offsets_s`` and ``rows`` are in the order in which they
+    are given to the engine, ``given`` says how many were.
+    """
+
+    stretch: Stretch
+    cursor: Cursor
+    offset_s: float
+    offsets_s: Floats
+    rows: Ints
+    turns: Turns | None
+    given: int = 0
 
 
 class Replay:
     """Draws stretches of recorded traffic; raises CapacityUsageError for what the target cannot send."""
 
     def __init__(
-        self, target: Target, recorded: Recorded, mode: Mode, seed: int, rng: np.random.Generator
+        self,
+        target: Target,
+        recorded: Recorded,
+        mode: Mode,
+        seed: int,
+        rng: np.random.Generator,
+        *,
+        sessions: Sessions = "timed",
     ) -> None:
-        self.recorded, self.mode = recorded, mode
+        self.recorded, self.mode, self.causal = recorded, mode, sessions == "causal"
+        if self.causal:
+            recorded.check_causal()
         self._seed = seed
         self._requests = RowRequests(target, recorded)
         try:
@@ -75,10 +116,9 @@ class Replay:
         self.played: list[Played] = []
         self._cursor = start(recorded.traffic)
         self._probe: Probe | None = None
-        self._stretch: Stretch | None = None
-        self._offset_s = 0.0
-        self._given = 0
+        self._drawn: list[_Drawn] = []
         self._given_s = 0.0
+        self._sessions_given = 0
 
     def _number_of(self, name: str) -> int:
         operations = self.encoded.operations
@@ -111,89 +151,139 @@ class Replay:
 
     def draw(self, probe: Probe, from_s: float = 0.0) -> None:
         """Draw the probe's part of the recording; with ``from_s`` the part that follows what it had."""
-        if from_s and self._stretch is not None:
-            self._end_stretch(from_s - self._offset_s)
+        if from_s and self._drawn:
+            drawn = self._drawn[-1]
+            # The turns of what it had go on: what became of them is known at the probe's end.
+            self._cursor = advance(
+                self.recorded.traffic, drawn.cursor, drawn.stretch, from_s - drawn.offset_s + SLACK_S
+            )
+        else:
+            self._drawn.clear()
         duration_s = probe.max_s - from_s
         self._begin(probe, float(probe.rate_qps or 0), duration_s, from_s)
 
-    def _begin(self, probe: Probe, rate_qps: float, duration_s: float, from_s: float) -> Stretch:
+    def _begin(self, probe: Probe, rate_qps: float, duration_s: float, from_s: float) -> _Drawn:
         traffic = self.recorded.traffic
         try:
             stretch = draw(traffic, self._cursor, rate_qps, duration_s, mode=self.mode, seed=self._seed)
         except ValueError as error:
             raise CannotSend(str(error)) from error
-        self._probe, self._stretch = probe, stretch
-        self._offset_s = self._given_s = from_s
-        self._given = 0
-        return stretch
+        offsets_s, rows, turns = stretch.schedule.offsets_s, stretch.schedule.request_index, None
+        if self.causal and probe.kind == "open":
+            order = causal_turns(stretch, self.recorded.latency_s)
+            offsets_s, rows = order.earliest_s, rows[order.row]
+            turns = Turns(
+                np.where(order.session < 0, -1, self._sessions_given + order.session), order.think_s
+            )
+            self._sessions_given += int(order.session.max(initial=-1)) + 1
+        drawn = _Drawn(stretch, self._cursor, from_s, offsets_s, rows, turns)
+        self._drawn.append(drawn)
+        self._probe, self._given_s = probe, from_s
+        return drawn
 
     def take(self, session: LoadSession, until_s: float) -> Piece:
         """The rows due up to then, each made a request the first time it is sent."""
-        stretch = self._stretch
-        if stretch is None:
+        if not self._drawn:
             return NOTHING
-        offsets_s = stretch.schedule.offsets_s
-        until = int(np.searchsorted(offsets_s, until_s - self._offset_s))
-        rows = stretch.schedule.request_index[self._given : until]
+        drawn = self._drawn[-1]
+        until = int(np.searchsorted(drawn.offsets_s, until_s - drawn.offset_s))
+        part = slice(drawn.given, until)
+        rows, turns = drawn.rows[part], drawn.turns
         piece = Piece(
-            self._offset_s + offsets_s[self._given : until],
+            drawn.offset_s + drawn.offsets_s[part],
             self._requests.indexes(session, rows),
             self._number[self.recorded.traffic.operation[rows]],
+            None if turns is None else Turns(turns.session[part], turns.think_s[part]),
         )
-        self._given = until
-        self._given_s = float("inf") if until == len(offsets_s) else until_s
+        self._drawn[-1] = replace(drawn, given=until)
+        self._given_s = float("inf") if until == len(drawn.offsets_s) else until_s
         return piece
 
     def hold(self, session: LoadSession, probe: Probe) -> Ints:
         """The next rows of the recording, in their order."""
         traffic = self.recorded.traffic
         seconds = min(HOLD_REQUESTS / traffic.rate_qps, HOLD_SHARE * traffic.cycle_s)
-        stretch = self._begin(probe, traffic.rate_qps, seconds, 0.0)
-        while not len(stretch.schedule.offsets_s):
+        self._drawn.clear()
+        drawn = self._begin(probe, traffic.rate_qps, seconds, 0.0)
+        while not len(drawn.rows):
             # A pause of the recording; a whole cycle has all its rows.
             seconds *= 4
-            stretch = self._begin(probe, traffic.rate_qps, min(seconds, traffic.cycle_s), 0.0)
-        self._given = min(len(stretch.schedule.offsets_s), HOLD_REQUESTS)
-        return self._requests.indexes(session, stretch.schedule.request_index[: self._given])
+            self._drawn.clear()
+            drawn = self._begin(probe, traffic.rate_qps, min(seconds, traffic.cycle_s), 0.0)
+        drawn = self._drawn[-1] = replace(drawn, given=min(len(drawn.rows), HOLD_REQUESTS))
+        return self._requests.indexes(session, drawn.rows[: drawn.given])
 
-    def end(self, played_s: float, sent: int) -> None:
+    def end(self, played_s: float, sent: int, came: Came | None = None) -> None:
         """Count as sent what was; of a closed loop the first ``sent`` rows, or all it had."""
-        stretch = self._stretch
-        if stretch is None or self._probe is None:
+        if not self._drawn or self._probe is None:
             return
-        if self._probe.kind == "closed":
-            last = min(sent, self._given) - 1
-            offsets_s = stretch.schedule.offsets_s
-            self._end_stretch(float(offsets_s[last]) + WHOLE_S if last >= 0 else 0.0, sent)
-        else:
-            self._end_stretch(played_s - self._offset_s)
-        self._probe = self._stretch = None
+        first = 0
+        for number, drawn in enumerate(self._drawn):
+            is_last = number == len(self._drawn) - 1
+            until_s = played_s if is_last else self._drawn[number + 1].offset_s
+            if self._probe.kind == "closed":
+                self._end_closed(drawn, self._probe, sent)
+            elif came is None or drawn.turns is None:
+                self._end_timed(drawn, self._probe, until_s - drawn.offset_s)
+            else:
+                due_s = came.due_s[first : first + drawn.given] - drawn.offset_s
+                over = came.over if is_last else 0
+                self._end_causal(drawn, self._probe, until_s - drawn.offset_s, due_s, over)
+                first += drawn.given
+        self._probe = None
+        self._drawn.clear()
 
-    def _end_stretch(self, played_s: float, sent: int = 0) -> None:
-        stretch, probe = self._stretch, self._probe
-        assert stretch is not None and probe is not None  # noqa: S101, PT018 - there is one to end
-        traffic, cursor = self.recorded.traffic, self._cursor
-        count = int(np.searchsorted(stretch.schedule.offsets_s, played_s))
-        rows = stretch.schedule.request_index[:count]
-        seen = seen_shares(traffic, cursor, stretch, played_s)
-        loops = sum(loop.offset_s < played_s for loop in stretch.loops)
-        keyed = int((traffic.key[rows] >= 0).sum())
+    def _end_closed(self, drawn: _Drawn, probe: Probe, sent: int) -> None:
+        last = min(sent, drawn.given) - 1
+        played_s = float(drawn.offsets_s[last]) + WHOLE_S if last >= 0 else 0.0
+        count = int(np.searchsorted(drawn.offsets_s, played_s))
+        self._keep(drawn, probe, played_s, drawn.offsets_s[:count], drawn.rows[:count], sent=sent)
+        self._cursor = advance(self.recorded.traffic, drawn.cursor, drawn.stretch, played_s)
+
+    def _end_timed(self, drawn: _Drawn, probe: Probe, played_s: float) -> None:
+        count = int(np.searchsorted(drawn.offsets_s, played_s))
+        self._keep(drawn, probe, played_s, drawn.offsets_s[:count], drawn.rows[:count])
+        self._cursor = advance(self.recorded.traffic, drawn.cursor, drawn.stretch, played_s + SLACK_S)
+
+    def _end_causal(self, drawn: _Drawn, probe: Probe, played_s: float, due_s: Floats, over: int) -> None:
+        came = np.flatnonzero(~np.isnan(due_s))
+        came = came[np.argsort(due_s[came], kind="stable")]
+        rows = drawn.rows[came]
+        self._keep(drawn, probe, played_s, due_s[came], rows, over=over)
+        # A turn that was held back is not sent later; one that came before its time is not sent again unseen.
+        self._cursor = advance(
+            self.recorded.traffic, drawn.cursor, drawn.stretch, played_s + SLACK_S, rows=rows
+        )
+
+    def _keep(
+        self,
+        drawn: _Drawn,
+        probe: Probe,
+        played_s: float,
+        offsets_s: Floats,
+        rows: Ints,
+        *,
+        sent: int = 0,
+        over: int = 0,
+    ) -> None:
+        traffic, stretch = self.recorded.traffic, drawn.stretch
+        seen = seen_shares(traffic, drawn.cursor, stretch, rows=rows)
         self.played.append(
             Played(
                 probe=probe,
                 scaling=stretch.scaling,
                 begin_s=stretch.starts_s[0],
-                offsets_s=stretch.schedule.offsets_s[:count],
+                offsets_s=offsets_s,
                 rows=rows,
                 requests=max(len(rows), sent),
-                loops=loops,
+                loops=sum(loop.offset_s < played_s for loop in stretch.loops),
                 rows_seen=seen.rows or 0.0,
-                keyed=keyed,
+                keyed=int((traffic.key[rows] >= 0).sum()),
                 keys_seen=seen.keys or 0.0,
+                scheduled=int(np.searchsorted(stretch.schedule.offsets_s, played_s)),
+                over=over,
             )
         )
-        slack_s = 0.0 if probe.kind == "closed" else SLACK_S
-        self._cursor = advance(traffic, cursor, stretch, min(played_s + slack_s, stretch.duration_s))
 
     def close(self) -> None:
         """Close the trace's file."""

@@ -96,8 +96,8 @@ class Run(ABC):
         """What the record tells of recorded traffic, once some was sent."""
         return trace_facts(self._load.source) if self._load.probes else None
 
-    def _trace_doubts(self) -> tuple[Doubt, ...]:
-        return trace_doubts(self._load.source, self._load.trouble) if self._load.probes else ()
+    def _trace_doubts(self, most_qps: float = np.inf) -> tuple[Doubt, ...]:
+        return trace_doubts(self._load.source, self._load.trouble, most_qps) if self._load.probes else ()
 
     def _latencies_of(self, samples: Samples) -> dict[str, Floats]:
         """Latencies by operation, in milliseconds and ascending, where there are several."""

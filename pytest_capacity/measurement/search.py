@@ -95,8 +95,9 @@ class SearchRun(Run):
         probes = tuple(self._played())
         found = self._search.result() if probes else None
         verdict, doubts = judge_search(found, question.require_qps, question.allow) if found else (None, ())
-        verdict = verdict_with(verdict, self._trace_doubts(), question.slo.latency_bounds)
-        doubts = (*self._trace_doubts(), *doubts)
+        trace_doubts = self._trace_doubts((found.capacity_qps if found else None) or 0.0)
+        verdict = verdict_with(verdict, trace_doubts, question.slo.latency_bounds)
+        doubts = (*trace_doubts, *doubts)
         samples = _near(probes, found)
         return Measured(
             kind="search",

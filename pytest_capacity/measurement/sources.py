@@ -13,17 +13,33 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from pytest_capacity.protocols import Encoded, Floats, Ints, LoadSession, Probe, Target
+from pytest_capacity.protocols import Encoded, Floats, Ints, LoadSession, Probe, Target, Turns
 from pytest_capacity.traffic.arrivals import Arrivals, make_schedule
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Requests to be sent: seconds since their probe began, indexes of the session's requests, operations."""
+    """Requests to be sent: seconds since their probe began, indexes of the session's requests, operations.
+
+    With ``turns`` some wait for replies, and their seconds are the earliest.
+    """
 
     offsets_s: Floats
     request_index: Ints
     operation: npt.NDArray[np.uint16]
+    turns: Turns | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Came:
+    """What became of an open probe's requests some of which wait for replies, in the order given.
+
+    ``due_s`` is when each was due, in seconds since the probe began, NaN where that did not come; ``over``
+    counts those of them whose session had ended with a bad reply.
+    """
+
+    due_s: Floats
+    over: int
 
 
 class Source(Protocol):
@@ -31,6 +47,8 @@ class Source(Protocol):
 
     encoded: Encoded
     """What the engine is opened with; its operations are all there are."""
+    causal: bool
+    """Whether some requests wait for the replies to others."""
 
     @property
     def shares(self) -> Sequence[float]:
@@ -61,8 +79,11 @@ class Source(Protocol):
         """Requests for a closed loop, in their order; raises CannotSend."""
         ...
 
-    def end(self, played_s: float, sent: int) -> None:
-        """Tell that a probe has ended, how long it was played, and how many requests it has sent."""
+    def end(self, played_s: float, sent: int, came: Came | None = None) -> None:
+        """Tell that a probe has ended, how long it was played, and how many requests it has sent.
+
+        ``came`` is told of an open probe whose requests wait for replies.
+        """
         ...
 
     def close(self) -> None:
@@ -76,6 +97,8 @@ class CannotSend(Exception):
 
 class Declared:
     """A target's own requests in rounds, arriving at random or evenly."""
+
+    causal = False
 
     def __init__(self, target: Target, arrivals: Arrivals, rng: np.random.Generator) -> None:
         self.encoded = target.encode(rng)
@@ -120,7 +143,7 @@ class Declared:
         """Every request once, in an order of its own."""
         return self._rng.permutation(len(self.encoded.requests)).astype(np.int64)
 
-    def end(self, played_s: float, sent: int) -> None:
+    def end(self, played_s: float, sent: int, came: Came | None = None) -> None:
         """Nothing is used up."""
 
     def close(self) -> None:

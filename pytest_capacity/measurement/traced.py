@@ -19,6 +19,8 @@ CHEAP_ROWS = 50_000
 """Comparing more takes seconds, which nobody wants to wait for after a measurement."""
 
 MOST_SCALINGS, MOST_OUTSIDE = 8, 10
+HELD_BACK_SHARE = 0.05
+"""A capacity's own interval is about as wide."""
 WHOLE = 0.9
 """So much of a recording counts as all of it."""
 AT_ANY_RATE = ("size ", "operations")
@@ -35,13 +37,27 @@ def trace_facts(source: Source) -> dict[str, Json] | None:
         **source.recorded.facts,
         "mode": source.mode,
         "scalings": _scalings(evidence),
-        "sessions": "as timed" if source.recorded.traffic.session_count else None,
+        **_sessions(source),
         "requests": sum(played.requests for played in source.played),
         "distinct_rows": len(np.unique(np.concatenate(rows))) if rows else 0,
         "loops": sum(played.loops for played in source.played),
         "rows_seen_share": _mean_share((played.rows_seen, len(played.rows)) for played in evidence),
         "keys_seen_share": _mean_share((played.keys_seen, played.keyed) for played in evidence),
         "fidelity": _fidelity(source, evidence),
+    }
+
+
+def _sessions(source: Replay) -> dict[str, Json]:
+    """How sessions were replayed, and which of their turns were not sent for that."""
+    if not source.causal:
+        timed = "as timed" if source.recorded.traffic.session_count else None
+        return {"sessions": timed, "turns_after_failure": None, "turns_held_back": None}
+    opened = [played for played in source.played if played.probe.kind == "open"]
+    held_back = (played.scheduled - len(played.rows) - played.over for played in opened)
+    return {
+        "sessions": "causal",
+        "turns_after_failure": sum(played.over for played in opened),
+        "turns_held_back": sum(max(0, count) for count in held_back),
     }
 
 
@@ -110,14 +126,40 @@ def _fidelity(source: Replay, evidence: Sequence[Played]) -> dict[str, Json] | N
     return {"judged": len(judged), "outside": len(outside), "outside_names": outside[:MOST_OUTSIDE]}
 
 
-def trace_doubts(source: Source, trouble: str | None) -> tuple[Doubt, ...]:
-    """Reasons not to trust what recorded traffic showed, the load's own trouble with it first."""
+def trace_doubts(source: Source, trouble: str | None, most_qps: float = float("inf")) -> tuple[Doubt, ...]:
+    """Reasons not to trust what recorded traffic showed, the load's own trouble with it first.
+
+    What is claimed is claimed of rates up to ``most_qps``.
+    """
     if not isinstance(source, Replay):
         return ()
-    doubts = source.recorded.doubts
+    doubts = (*_held_back(source, most_qps), *source.recorded.doubts)
     if trouble is None:
         return doubts
     return (Doubt("trace_not_sendable", f"the load ended early: {trouble}", "what the message says"), *doubts)
+
+
+def _held_back(source: Replay, most_qps: float) -> list[Doubt]:
+    """The doubt that sessions waited for the server so long that the rate was not what is claimed."""
+    evidence = [
+        played
+        for played in source.played
+        if _is_evidence(played) and (played.probe.rate_qps or 0.0) <= most_qps * (1 + HELD_BACK_SHARE)
+    ]
+    scheduled, came = (
+        sum(played.scheduled for played in evidence),
+        sum(len(played.rows) for played in evidence),
+    )
+    if not source.causal or came >= (1 - HELD_BACK_SHARE) * scheduled:
+        return []
+    return [
+        Doubt(
+            "sessions_held_back",
+            f"{came:,} of {scheduled:,} recorded requests came due in their time: sessions waited for "
+            "replies, or ended with a bad one",
+            "a longer run, a lower rate, or sessions='timed'",
+        )
+    ]
 
 
 def verdict_with(

@@ -13,7 +13,8 @@ from pytest_capacity.slo import QUANTILE_NAME, SLO, AnySLO, OperationSLOs, slo_f
 ARRIVALS = ("poisson", "constant")
 TRACE_MODES = ("superpose", "compress")
 MODEL_KEYS = ("name", "class", "size")
-_TRACED = ("trace", "trace_mode")
+SESSIONS = ("timed", "causal")
+_TRACED = ("trace", "trace_mode", "sessions")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Demand:
     model: Mapping[str, object] | None = None
     trace: str | None = None
     trace_mode: str = "superpose"
+    sessions: str = "timed"
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,7 @@ class ReplayDemand:
     rate: float = 1.0
     duration_s: float | None = None
     trace_mode: str = "superpose"
+    sessions: str = "timed"
     arrivals: str = "poisson"
     max_in_flight: int | None = None
     model: Mapping[str, object] | None = None
@@ -79,6 +82,7 @@ def read_demand(arguments: Mapping[str, object]) -> Demand:
         model=_read_model(arguments.get("model")),
         trace=_read_trace(arguments),
         trace_mode=_read_trace_mode(arguments),
+        sessions=_read_sessions(arguments),
     )
 
 
@@ -105,6 +109,7 @@ def read_replay_demand(arguments: Mapping[str, object]) -> ReplayDemand:
         rate=1.0 if rate is None else rate,
         duration_s=duration_s,
         trace_mode=_read_trace_mode(arguments),
+        sessions=_read_sessions(arguments),
         max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
         model=_read_model(arguments.get("model")),
     )
@@ -126,6 +131,7 @@ class SearchDemand:
     model: Mapping[str, object] | None = None
     trace: str | None = None
     trace_mode: str = "superpose"
+    sessions: str = "timed"
 
 
 def read_search_demand(arguments: Mapping[str, object]) -> SearchDemand:
@@ -167,6 +173,7 @@ def read_search_demand(arguments: Mapping[str, object]) -> SearchDemand:
         model=_read_model(arguments.get("model")),
         trace=_read_trace(arguments),
         trace_mode=_read_trace_mode(arguments),
+        sessions=_read_sessions(arguments),
     )
 
 
@@ -215,6 +222,17 @@ def _read_trace_mode(arguments: Mapping[str, object]) -> str:
         raise ValueError(f"trace_mode={value!r} is neither 'superpose' nor 'compress'")
     if arguments.get("trace") is None:
         raise TypeError("trace_mode is given and no trace")
+    return str(value)
+
+
+def _read_sessions(arguments: Mapping[str, object]) -> str:
+    value = arguments.get("sessions")
+    if value is None:
+        return "timed"
+    if value not in SESSIONS:
+        raise ValueError(f"sessions={value!r} is neither 'timed' nor 'causal'")
+    if arguments.get("trace") is None:
+        raise TypeError("sessions is given and no trace")
     return str(value)
 
 

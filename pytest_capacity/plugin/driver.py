@@ -30,6 +30,7 @@ class Capacity:
         target: object = None,
         trace: str | os.PathLike[str] | None = None,
         trace_mode: str | None = None,
+        sessions: str | None = None,
         arrivals: str | None = None,
         budget_s: float = 60.0,
         min_s: float = 10.0,
@@ -42,7 +43,9 @@ class Capacity:
         Bounds may be said in place of ``slo``: ``sustain(qps=200, p99_ms=50)``; ``slo`` may hold an SLO for
         each of several operations. ``target`` replaces the test's capacity_target. ``trace`` is the path of
         recorded traffic to send at that rate, relative to the test's file or the root directory; above its
-        own rate shifted copies are superposed, or its time is compressed (``trace_mode="compress"``).
+        own rate shifted copies are superposed, or its time is compressed (``trace_mode="compress"``). Turns
+        of its sessions leave when they were recorded; with ``sessions="causal"`` each after the reply to the
+        one before and the recorded time between them.
         ``arrivals`` is "poisson" unless it says "constant". Takes ``min_s`` to ``budget_s`` seconds, once
         more as long where undecided.
 
@@ -54,7 +57,7 @@ class Capacity:
 
         _refuse_running_loop("sustain")
         given = {"qps": qps, "slo": slo, "arrivals": arrivals, "budget_s": budget_s, "min_s": min_s}
-        traced = {"trace": trace, "trace_mode": trace_mode}
+        traced = {"trace": trace, "trace_mode": trace_mode, "sessions": sessions}
         try:
             demand = read_demand(
                 {**given, **traced, "max_in_flight": max_in_flight, "model": model, **bounds}
@@ -76,6 +79,7 @@ class Capacity:
         target: object = None,
         trace: str | os.PathLike[str] | None = None,
         trace_mode: str | None = None,
+        sessions: str | None = None,
         arrivals: str | None = None,
         max_in_flight: int | None = None,
         model: dict[str, object] | None = None,
@@ -98,7 +102,7 @@ class Capacity:
         _refuse_running_loop("search")
         rates = {"require_qps": require_qps, "min_qps": min_qps, "max_qps": max_qps}
         how = {"budget_s": budget_s, "tolerance": tolerance, "arrivals": arrivals, "allow": allow, "slo": slo}
-        traced = {"trace": trace, "trace_mode": trace_mode}
+        traced = {"trace": trace, "trace_mode": trace_mode, "sessions": sessions}
         try:
             demand = read_search_demand(
                 {**rates, **how, **traced, "max_in_flight": max_in_flight, "model": model, **bounds}
@@ -117,6 +121,7 @@ class Capacity:
         duration_s: float | None = None,
         target: object = None,
         trace_mode: str | None = None,
+        sessions: str | None = None,
         max_in_flight: int | None = None,
         model: dict[str, object] | None = None,
         **bounds: float,
@@ -125,7 +130,8 @@ class Capacity:
 
         ``trace`` is its path, relative to the test's file or the root directory. It is sent at the recorded
         rate, at ``rate`` times that, or at ``qps`` on average, once from its beginning to its end or for
-        ``duration_s`` seconds, after a short warm-up. ``slo`` may hold an SLO for each of several operations.
+        ``duration_s`` seconds, after a short warm-up; ``trace_mode`` and ``sessions`` are as for ``sustain``.
+        ``slo`` may hold an SLO for each of several operations.
 
         Raises SLOViolation where the SLO does not hold, Inconclusive where neither could be shown, and
         CapacityUsageError for a replay that cannot be made.
@@ -135,7 +141,12 @@ class Capacity:
 
         _refuse_running_loop("replay")
         given = {"trace": trace, "slo": slo, "rate": rate, "qps": qps, "duration_s": duration_s}
-        how = {"trace_mode": trace_mode, "max_in_flight": max_in_flight, "model": model}
+        how = {
+            "trace_mode": trace_mode,
+            "sessions": sessions,
+            "max_in_flight": max_in_flight,
+            "model": model,
+        }
         try:
             demand = read_replay_demand({**given, **how, **bounds})
         except (TypeError, ValueError) as error:

@@ -27,7 +27,7 @@ from pytest_capacity.plugin.options import Settings
 from pytest_capacity.plugin.outcome import OUTCOMES, enforce, properties_of
 from pytest_capacity.plugin.state import INTERRUPTED, ROWS, SETTINGS, nodeid_of
 from pytest_capacity.plugin.terminal import ProgressLine
-from pytest_capacity.plugin.traces import ceilings_of, mode_of, recorded_for
+from pytest_capacity.plugin.traces import ceilings_of, mode_of, recorded_for, sessions_of
 from pytest_capacity.protocols import Target
 from pytest_capacity.report.text import failure_text
 from pytest_capacity.results.entries import TestRecord
@@ -131,6 +131,7 @@ def _conduct(
         arrivals="constant" if demand.arrivals == "constant" else "poisson",
         trace=recorded_for(item, demand, seed),
         trace_mode=mode_of(demand),
+        sessions=sessions_of(demand),
         max_in_flight=demand.max_in_flight,
         on_progress=progress.show,
         interrupted=interrupted,

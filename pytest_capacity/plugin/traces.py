@@ -17,7 +17,7 @@ from pytest_capacity.plugin.options import Settings
 from pytest_capacity.report.text import plan_line
 from pytest_capacity.search.plan import SustainPlan, plan_sustain
 from pytest_capacity.slo import SLO, CapacityUsageError, OperationSLOs
-from pytest_capacity.traffic.scaling import Mode
+from pytest_capacity.traffic.scaling import Mode, Sessions
 
 
 def find_trace(item: pytest.Item, written: str) -> Path:
@@ -73,6 +73,8 @@ def _cost_of_replay(item: pytest.Item, demand: ReplayDemand, settings: Settings)
     request = ReplayRequest(demand.slo, demand.qps, demand.rate, demand.duration_s)
     try:
         recorded = recorded_for(item, demand, settings.seed)
+        if recorded is not None and sessions_of(demand) == "causal":
+            recorded.check_causal()
         plan = request.plan_for(recorded, mode_of(demand), ceilings_of(settings))
     except CapacityUsageError as error:
         return f"cannot run: {error}", 0.0
@@ -83,6 +85,11 @@ def _cost_of_replay(item: pytest.Item, demand: ReplayDemand, settings: Settings)
 def mode_of(demand: Demand | ReplayDemand | SearchDemand) -> Mode:
     """How recorded traffic is brought above its own rate."""
     return "compress" if demand.trace_mode == "compress" else "superpose"
+
+
+def sessions_of(demand: Demand | ReplayDemand | SearchDemand) -> Sessions:
+    """When the turns of recorded sessions are sent."""
+    return "causal" if demand.sessions == "causal" else "timed"
 
 
 def recorded_for(

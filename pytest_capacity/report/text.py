@@ -195,6 +195,10 @@ def _replayed(trace: Trace | None) -> list[str]:
         parts.append(trace["scalings"][-1]["text"])
     if trace["loops"]:
         parts.append(f"began anew {trace['loops']} times" if trace["loops"] > 1 else "began anew once")
+    if trace["sessions"] == "causal":
+        parts.append("turns after replies")
+    if trace["turns_after_failure"]:
+        parts.append(f"{trace['turns_after_failure']:,} turns not sent after a bad reply")
     for what in ("rows", "keys"):
         share = trace["rows_seen_share"] if what == "rows" else trace["keys_seen_share"]
         if share:

@@ -285,6 +285,8 @@ class Trace(_Classed):
     mode: Literal["superpose", "compress"]
     scalings: list[ScalingRow]
     sessions: str | None
+    turns_after_failure: int | None
+    turns_held_back: int | None
     requests: int
     distinct_rows: int
     loops: int

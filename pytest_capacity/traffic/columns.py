@@ -29,7 +29,7 @@ from pytest_capacity.traffic.trace import (
 )
 from pytest_capacity.traffic.trace_fields import BAD_TIME, LATEST_S
 
-_COLUMN = re.compile(rb'"(?:t|op|path|keys|session|size|weight)"')
+_COLUMN = re.compile(rb'"(?:t|op|path|keys|session|seen|size|weight)"')
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,9 @@ class Recording:
 
     ``operation`` indexes ``operations``. ``sizes`` holds a column for each unit, NaN where a row does not
     have it. ``key`` and ``session`` number the distinct first keys and sessions, -1 where a row has none; how
-    many there are stands in ``key_count`` and ``session_count``. ``offset`` is where each row's line begins
-    in the (decompressed) file, ``line`` its number there.
+    many there are stands in ``key_count`` and ``session_count``. ``latency_s`` is what was seen of each row's
+    reply, NaN where nothing was. ``offset`` is where each row's line begins in the (decompressed) file,
+    ``line`` its number there.
     """
 
     path: Path
@@ -53,6 +54,7 @@ class Recording:
     session: Ints
     session_count: int
     weight: Floats
+    latency_s: Floats
     offset: Ints
     line: Ints
 
@@ -119,22 +121,30 @@ class _Columns:
     key: _Codes = field(default_factory=_Codes)
     session: _Codes = field(default_factory=_Codes)
     sizes: dict[str, array[float]] = field(default_factory=dict)
+    latency_s: array[float] = field(default_factory=lambda: array("d"))
 
     def add_sizes(self, sizes: Mapping[str, float], row: int) -> None:
         for name, value in sizes.items():
             column = self.sizes.get(name)
             if column is None:
                 column = self.sizes[name] = array("d")
-            if len(column) < row:
-                column.extend([math.nan] * (row - len(column)))
-            column.append(value)
+            _put(column, row, value)
 
-    def size_columns(self) -> dict[str, Floats]:
-        rows = len(self.t_s)
-        return {
-            name: np.concatenate([np.array(column), np.full(rows - len(column), math.nan)])
-            for name, column in self.sizes.items()
-        }
+    def add_latency(self, value: object, row: int) -> None:
+        # What was seen is only told: a value that can be no latency is as good as none.
+        if isinstance(value, int | float) and 0 <= value <= LATEST_S:
+            _put(self.latency_s, row, float(value))
+
+    def filled(self, column: array[float]) -> Floats:
+        """A column as long as the others."""
+        return np.concatenate([np.array(column), np.full(len(self.t_s) - len(column), math.nan)])
+
+
+def _put(column: array[float], row: int, value: float) -> None:
+    """Give a row its value; rows before it that have none are NaN."""
+    if len(column) < row:
+        column.extend([math.nan] * (row - len(column)))
+    column.append(value)
 
 
 def load_recording(path: Path | str, *, allow_cut: bool = False) -> Recording:
@@ -160,12 +170,13 @@ def load_recording(path: Path | str, *, allow_cut: bool = False) -> Recording:
         t_s=np.array(columns.t_s),
         operation=columns.operation.column(),
         operations=tuple(columns.operation.numbers),
-        sizes=columns.size_columns(),
+        sizes={name: columns.filled(column) for name, column in columns.sizes.items()},
         key=columns.key.column(),
         key_count=len(columns.key.numbers),
         session=columns.session.column(),
         session_count=len(columns.session.numbers),
         weight=np.array(columns.weight),
+        latency_s=columns.filled(columns.latency_s),
         offset=np.array(columns.offset, dtype=np.int64),
         line=np.array(columns.line, dtype=np.int64),
     )
@@ -203,6 +214,8 @@ def _fill(columns: _Columns, lines: Iterator[Line]) -> None:
             session.add(fields.get("session"))
             if sizes:
                 columns.add_sizes(sizes, len(t_s))
+            if seen := fields.get("seen"):
+                columns.add_latency(seen.get("latency_s"), len(t_s))
             t_s.append(t)
             weights.append(1.0 if weight is None else weight)
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError) as error:

@@ -22,6 +22,8 @@ from pytest_capacity.protocols import Floats, Ints, Schedule
 from pytest_capacity.traffic.pattern import Traffic
 
 Mode = Literal["superpose", "compress"]
+Sessions = Literal["timed", "causal"]
+"""How the turns of a session are replayed: when they were recorded, or after the replies they followed."""
 Flags = npt.NDArray[np.bool_]
 Interval = tuple[float, float]
 
@@ -180,10 +182,20 @@ def draw(
     )
 
 
-def advance(traffic: Traffic, cursor: Cursor, stretch: Stretch, played_s: float | None = None) -> Cursor:
-    """The cursor after a stretch of which ``played_s`` seconds (all of it, unless given) were sent."""
+def advance(
+    traffic: Traffic,
+    cursor: Cursor,
+    stretch: Stretch,
+    played_s: float | None = None,
+    rows: Ints | None = None,
+) -> Cursor:
+    """The cursor after a stretch of which ``played_s`` seconds (all of it, unless given) were sent.
+
+    ``rows`` were sent where that is not just what was scheduled until then.
+    """
     until_s = stretch.duration_s if played_s is None else min(max(played_s, 0.0), stretch.duration_s)
-    rows = stretch.schedule.request_index[: _sent_until(stretch, until_s)]
+    if rows is None:
+        rows = stretch.schedule.request_index[: _sent_until(stretch, until_s)]
     sent, keys_sent = cursor.sent.copy(), cursor.keys_sent.copy()
     sent[rows] = True
     keys = traffic.key[rows]
@@ -203,11 +215,19 @@ def advance(traffic: Traffic, cursor: Cursor, stretch: Stretch, played_s: float 
 
 
 def seen_shares(
-    traffic: Traffic, cursor: Cursor, stretch: Stretch, played_s: float | None = None
+    traffic: Traffic,
+    cursor: Cursor,
+    stretch: Stretch,
+    played_s: float | None = None,
+    rows: Ints | None = None,
 ) -> SeenShares:
-    """How much of a stretch, as far as it was played, ``cursor`` (the one before it) had sent already."""
+    """How much of a stretch, as far as it was played, ``cursor`` (the one before it) had sent already.
+
+    ``rows`` is as for ``advance``.
+    """
     until_s = stretch.duration_s if played_s is None else played_s
-    rows = stretch.schedule.request_index[: _sent_until(stretch, until_s)]
+    if rows is None:
+        rows = stretch.schedule.request_index[: _sent_until(stretch, until_s)]
     keys = traffic.key[rows]
     keys = keys[keys >= 0]
     return SeenShares(
