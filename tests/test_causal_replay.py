@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from fnmatch import fnmatch
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +21,7 @@ from pytest_capacity.measurement import Conditions
 from pytest_capacity.measurement.loop import LoadRun
 from pytest_capacity.measurement.recorded import load_recorded
 from pytest_capacity.measurement.replaying import Replay
+from pytest_capacity.measurement.sources import Came
 from pytest_capacity.measurement.traced import trace_doubts, trace_facts
 from pytest_capacity.protocols import Observation, Outcome, Probe
 from pytest_capacity.search.replaying import warmup_s
@@ -36,8 +38,8 @@ MARKED = "\n@pytest.mark.capacity({})\ndef test_rate(): pass\n"
 class Conversations:
     """A server that answers after a while, and knows when each row came and when its reply left."""
 
-    def __init__(self, delay_s: float) -> None:
-        self._delay_s = delay_s
+    def __init__(self, delay_s: float, fails: Callable[[int], bool] = lambda _number: False) -> None:
+        self._delay_s, self._fails = delay_s, fails
         self.turns: dict[int, list[tuple[float, float, int]]] = defaultdict(list)
         """By session: when a request came, when its reply left, and the row's number."""
 
@@ -50,7 +52,7 @@ class Conversations:
         if received.number > 2:
             # The first two are the preflight's.
             self.turns[number // 4].append((came_s, time.monotonic(), number))
-        await connection.reply()
+        await connection.reply(500 if received.number > 2 and self._fails(number) else 200)
         return True
 
     def pairs(self) -> list[tuple[float, int, int]]:
@@ -241,6 +243,26 @@ def test_each_probe_s_requests_are_told_once_in_order_and_those_that_wait_at_its
     assert trace_doubts(load.source, None, most_qps=RATE_QPS) == ()
 
 
+def test_the_turns_after_a_failed_reply_are_counted_and_not_sent(tmp_path: Path) -> None:
+    path = write_trace(tmp_path / "a.trace.jsonl", made_rows(20.0))
+    conditions = Conditions(
+        engine=engine_named("fast", 1), seed=0, trace=load_recorded(path, 0), sessions="causal"
+    )
+    served = Conversations(delay_s=0.0, fails=lambda number: number % 8 == 1)
+    with (
+        served.server() as server,
+        LoadRun(HttpTarget(server.url), conditions, largest_limit_ms=500.0, qps=RATE_QPS) as load,
+    ):
+        load.play(TwoProbes(rate_qps=RATE_QPS, seconds=1.5))
+
+    facts: Any = trace_facts(load.source)
+    # Of every second session the third and fourth turn, but where a probe began behind the failing one.
+    assert facts["turns_after_failure"] > 10
+    for session, turns in served.turns.items():
+        numbers = [number % 4 for _, _, number in sorted(turns)]
+        assert session % 2 or 1 not in numbers or numbers[-1] == 1
+
+
 def test_a_causal_source_gives_turns_early_enough_for_any_server(tmp_path: Path) -> None:
     """Recorded replies took a second: with a faster server turns are due before they were recorded."""
     rows = made_rows(20.0)
@@ -269,6 +291,33 @@ def test_a_causal_source_gives_turns_early_enough_for_any_server(tmp_path: Path)
             free_s[number] = at_s
     # Ten or so turns a session, each 0.4 s sooner.
     assert offsets_s[-1] < 17
+
+
+def test_a_probe_that_is_made_longer_goes_on_with_other_sessions(tmp_path: Path) -> None:
+    """What came of both parts is known at its end: here every third request, and five were never to come."""
+    recorded = load_recorded(write_trace(tmp_path / "a.trace.jsonl", made_rows(60.0)), 0)
+    rng = np.random.default_rng(0)
+    source = Replay(HttpTarget("http://127.0.0.1:1/"), recorded, "superpose", 0, rng, sessions="causal")
+    session: Any = Session()
+    source.draw(Probe(0, "open", RATE_QPS, max_s=5.0))
+    first = source.take(session, 5.0)
+    source.draw(Probe(0, "open", RATE_QPS, max_s=10.0), 5.0)
+    second = source.take(session, 10.0)
+    given = np.concatenate([first.offsets_s, second.offsets_s])
+    due_s = np.where(np.arange(len(given)) % 3 == 0, given, np.nan)
+    source.end(10.0, 0, Came(due_s, over=5))
+    source.close()
+
+    assert first.turns is not None
+    assert second.turns is not None
+    assert first.offsets_s[-1] < 5.0 <= second.offsets_s[0]
+    assert set(first.turns.session.tolist()).isdisjoint(second.turns.session.tolist())
+    facts: Any = trace_facts(source)
+    came = int((~np.isnan(due_s)).sum())
+    assert facts["requests"] == facts["distinct_rows"] == came
+    assert (facts["turns_after_failure"], facts["turns_held_back"]) == (5, len(given) - came - 5)
+    (doubt,) = trace_doubts(source, None)
+    assert doubt.text.startswith(f"{came:,} of {len(given):,} recorded requests came due in their time")
 
 
 class Session:
