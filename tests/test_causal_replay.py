@@ -67,9 +67,9 @@ class Conversations:
 
 
 def test_a_replay_waits_for_replies_and_thinks_as_long_as_the_recording(project: Project) -> None:
-    rows = made_rows(4.0)
+    rows = made_rows(2.5)
     write_trace(Path(project.pytester.path) / "a.trace.jsonl", rows)
-    served = Conversations(delay_s=0.04)
+    served = Conversations(delay_s=0.03)
     with served.server() as server:
         project.write(
             server.url,
@@ -83,7 +83,7 @@ def test_a_replay_waits_for_replies_and_thinks_as_long_as_the_recording(project:
     warm_s = warmup_s(load_recorded(Path(project.pytester.path) / "a.trace.jsonl", 0).traffic.cycle_s)
     cut = next(number for number, row in enumerate(rows) if row.t - rows[0].t >= warm_s)
     pairs = [pair for pair in served.pairs() if not pair[1] < cut <= pair[2]]
-    assert len(pairs) > 80
+    assert len(pairs) > 50
     for waited_s, before, number in pairs:
         assert waited_s >= rows[number].t - rows[before].t - 1e-6
     found = valid_record(project)
@@ -92,7 +92,7 @@ def test_a_replay_waits_for_replies_and_thinks_as_long_as_the_recording(project:
     assert found["trace"]["requests"] == pytest.approx(sum(map(len, served.turns.values())), abs=4)
     # Latency counts from when a turn was due, after the reply and the time to think.
     (measured,) = found["measurements"]
-    assert 30 < measured["latency_ms"]["p50"] < 20_000
+    assert 29 < measured["latency_ms"]["p50"] < 20_000
 
 
 def test_a_marked_rate_is_sent_causally(project: Project) -> None:
