@@ -11,7 +11,7 @@ import pytest
 
 from pytest_capacity.cli import main
 from pytest_capacity.traffic.columns import load_recording
-from pytest_capacity.traffic.inspecting import describe, dispersion_of, prefix_reuse
+from pytest_capacity.traffic.inspecting import describe, prefix_reuse
 from pytest_capacity.traffic.trace import TraceHeader, TraceRow, TraceWriter
 
 
@@ -62,14 +62,6 @@ def test_poisson_arrivals_have_dispersion_one_in_every_window(tmp_path: Path) ->
     assert document["dispersion"]["10"] == pytest.approx(1, abs=0.5)
     assert document["dispersion"]["60"] is not None
     assert document["gaps"]["cv"] == pytest.approx(1, abs=0.05)
-
-
-def test_dispersion_is_variance_over_mean_of_whole_windows() -> None:
-    counts = [3, 1, 0, 2, 2, 5, 1, 0, 4, 2]
-    t_s = np.concatenate([np.full(count, window + 0.5) for window, count in enumerate(counts)] + [[10.2]])
-
-    assert dispersion_of(t_s, 10.2, 1) == pytest.approx(np.var(counts) / np.mean(counts))
-    assert dispersion_of(t_s, 9.99, 1) is None
 
 
 def test_a_trace_may_span_a_century(tmp_path: Path) -> None:

@@ -98,6 +98,10 @@ def test_dispersion_is_the_variance_over_the_mean_of_counts() -> None:
     assert index_of_dispersion(t_s, 10.7, 1) == pytest.approx(np.var(counts) / np.mean(counts))
 
 
+def test_traffic_that_came_after_the_whole_windows_has_no_dispersion() -> None:
+    assert index_of_dispersion(np.array([10.2, 10.4]), 10.5, 1) is None
+
+
 def test_only_whole_windows_are_counted() -> None:
     assert window_counts(np.array([0.0, 1.0, 2.9, 3.1]), 3.5, 1.0).tolist() == [1, 1, 1]
 

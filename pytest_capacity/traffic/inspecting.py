@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,14 +11,11 @@ import numpy as np
 from pytest_capacity.protocols import Floats, Ints, Json
 from pytest_capacity.traffic.columns import Recording
 from pytest_capacity.traffic.quantised import doubts_on_times, find_resolution_ns, is_quantised
-from pytest_capacity.traffic.statistics import lru_hit_shares, stack_distances
+from pytest_capacity.traffic.statistics import index_of_dispersion, lru_hit_shares, stack_distances
 from pytest_capacity.traffic.trace import TraceRow
 
 WINDOWS_S = (1, 10, 60)
 """Windows in which the index of dispersion is told."""
-
-LEAST_WINDOWS = 10
-"""In fewer windows than this a dispersion says nothing."""
 
 _CACHES = (10, 100, 1000, 10_000, 100_000)
 _MANY_OPERATIONS = 200
@@ -43,7 +39,7 @@ def describe(recording: Recording, prefixes: PrefixReuse | None = None) -> dict[
     """
     header, t_s = recording.header, recording.t_s - recording.t_s[0]
     span_s, resolution_s = recording.span_s, _resolution_s(recording)
-    dispersion = {str(window_s): dispersion_of(t_s, span_s, window_s) for window_s in WINDOWS_S}
+    dispersion = {str(window_s): index_of_dispersion(t_s, span_s, window_s) for window_s in WINDOWS_S}
     document: dict[str, Json] = {
         "name": header.name,
         "rows": len(recording),
@@ -70,17 +66,6 @@ def describe(recording: Recording, prefixes: PrefixReuse | None = None) -> dict[
             "hit_share": prefixes.hit_share,
         }
     return document
-
-
-def dispersion_of(t_s: Floats, span_s: float, window_s: float) -> float | None:
-    """The variance over the mean of the counts in whole windows; None where there are fewer than ten."""
-    windows = math.floor(span_s / window_s)
-    if windows < LEAST_WINDOWS:
-        return None
-    counts = _occupied(t_s[t_s < windows * window_s] / window_s)
-    mean = counts.sum() / windows
-    # Empty windows count as well, however many there are.
-    return float((np.square(counts).sum() / windows - mean**2) / mean)
 
 
 def _occupied(places: Floats) -> Ints:

@@ -14,10 +14,14 @@ LEAST_WINDOWS = 10
 """A variance of fewer counts than this says nothing."""
 
 
+def whole_windows(length_s: float, window_s: float) -> int:
+    """How many windows fit; one that ends a rounding error behind the length is whole."""
+    return int(length_s / window_s * (1 + 1e-12))
+
+
 def window_counts(t_s: Floats, length_s: float, window_s: float) -> Ints:
     """How many arrivals each whole window of the first ``length_s`` seconds holds."""
-    # A window that ends a rounding error behind the length is whole.
-    windows = int(length_s / window_s * (1 + 1e-12))
+    windows = whole_windows(length_s, window_s)
     index = (t_s / window_s).astype(np.int64)
     return np.bincount(index[index < windows], minlength=windows).astype(np.int64)
 
@@ -35,12 +39,19 @@ def window_means(values: Floats, t_s: Floats, length_s: float, window_s: float) 
 def index_of_dispersion(t_s: Floats, length_s: float, window_s: float) -> float | None:
     """Variance over mean of the counts in windows: 1 for Poisson arrivals, more for bursts, 0 for even gaps.
 
-    None where there are fewer than ten windows, or no arrivals in them.
+    None where there are fewer than ten whole windows in the first ``length_s`` seconds, or no arrivals in
+    them.
     """
-    counts = window_counts(t_s, length_s, window_s)
-    if len(counts) < LEAST_WINDOWS or not counts.any():
+    windows = whole_windows(length_s, window_s)
+    if windows < LEAST_WINDOWS:
         return None
-    return float(counts.var() / counts.mean())
+    index = (t_s / window_s).astype(np.int64)
+    # A trace may span years: its empty windows count, but need no place in memory.
+    counts = np.unique(index[index < windows], return_counts=True)[1]
+    mean = counts.sum() / windows
+    if mean == 0:
+        return None
+    return float((np.square(counts - mean).sum() + (windows - len(counts)) * mean**2) / windows / mean)
 
 
 def ks_distance(first: Floats, second: Floats) -> float:
