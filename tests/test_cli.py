@@ -177,3 +177,43 @@ def test_the_version_is_the_package_s(capsys: pytest.CaptureFixture[str]) -> Non
         main(["--version"])
 
     assert capsys.readouterr().out.strip() == f"pytest-capacity {__version__}"
+
+
+@pytest.mark.parametrize("arguments", [["inspect", "a.trace.jsonl"], ["inspect", "a.trace.jsonl", "--json"]])
+def test_output_that_nobody_reads_any_more_ends_it_quietly(arguments: list[str]) -> None:
+    rows = [f'{{"t": {second}}}' for second in range(20)]
+    Path("a.trace.jsonl").write_text("\n".join(['{"pytest_capacity_trace": 1}', *rows, ""]))
+    reading, writing = os.pipe()
+    os.close(reading)
+
+    with open(writing, "wb") as pipe:  # noqa: PTH123 - a descriptor has no path
+        ended = subprocess.run(
+            [str(Path(sys.executable).with_name("pytest-capacity")), *arguments],
+            stdout=pipe,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert ended.stderr == ""
+    assert ended.returncode == 141
+
+
+def test_what_was_read_before_the_reader_left_is_whole(tmp_path: Path) -> None:
+    rows = [f'{{"t": {second}, "op": "operation {second}"}}' for second in range(20_000)]
+    Path("a.trace.jsonl").write_text("\n".join(['{"pytest_capacity_trace": 1}', *rows, ""]))
+    command = [str(Path(sys.executable).with_name("pytest-capacity")), "inspect", "a.trace.jsonl", "--json"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout
+    assert process.stderr
+
+    first = process.stdout.readline()
+    process.stdout.close()
+
+    assert first == "{\n"
+    assert process.stderr.read() == ""
+    assert process.wait(60) == 141
+    process.stderr.close()
