@@ -16,7 +16,6 @@ from pytest_capacity.recording.contents import Document, Form, LeftOut, Opaque, 
 from pytest_capacity.recording.exchange import Exchange, Memory
 from pytest_capacity.recording.options import RecordingOptions
 from pytest_capacity.recording.redaction import (
-    MASK,
     FieldRules,
     Hasher,
     redact_document,
@@ -25,7 +24,8 @@ from pytest_capacity.recording.redaction import (
     values_of,
 )
 from pytest_capacity.recording.rows import Made, RowMaker
-from pytest_capacity.recording.secrets import is_secret_field, is_secret_name
+from pytest_capacity.traffic.redaction import MASK, safe_path, without_secrets
+from pytest_capacity.traffic.secrets import is_secret_field, is_secret_name
 from pytest_capacity.traffic.trace import parse_row, row_line
 
 SALT = b"s" * 32
@@ -80,6 +80,27 @@ def test_a_credential_is_known_by_its_name(name: str) -> None:
     assert is_secret_name(name)
 
 
+@pytest.mark.parametrize("name", CREDENTIALS)
+def test_what_is_recorded_and_what_is_imported_goes_by_the_same_names(name: str) -> None:
+    assert safe_path(f"http://h/rank?a=1&{name}=abc") == f"/rank?a=1&{name}={MASK}"
+    assert redact_target(f"/rank?a=1&{name}=abc", NO_RULES, HASHER) == "/rank?a=1"
+    body = {"deep": [{name: "a-long-secret-word"}]}
+    assert without_secrets(body) == redact_document(body, NO_RULES, HASHER)
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("/rank?a=1;token=abc&b=2", f"/rank?a={MASK}&b=2"),
+        ("/rank?api%5Fkey=abc", f"/rank?api%5Fkey={MASK}"),
+        ("/rank?token", "/rank?token"),
+        ("/rank?max_tokens=5", "/rank?max_tokens=5"),
+    ],
+)
+def test_an_imported_path_keeps_what_is_no_credential(url: str, kept: str) -> None:
+    assert safe_path(url) == kept
+
+
 @pytest.mark.parametrize(
     "name",
     ["content-type", "tokenizer", "max_tokens", "keyword", "signature_name", "keep", "author", "passage"],
@@ -95,6 +116,9 @@ def test_what_models_are_asked_with_is_no_credential(name: str) -> None:
         ("db_password", 1234, True),
         ("openai_api_key", "k", True),
         ("accessToken", "eyJhbGciOiJIUzI1NiJ9", True),
+        ("access_token", "short", True),
+        ("auth_key", "k", True),
+        ("X-Amz-Signature", "5d672d79", True),
         ("token", "hf_abcdefghijkl", True),
         ("token", "Hello", False),
         ("token", "several words in a row", False),
@@ -102,6 +126,8 @@ def test_what_models_are_asked_with_is_no_credential(name: str) -> None:
         ("tokens", ["a"], False),
         ("key", "user 1", False),
         ("signature_name", "serving_default", False),
+        ("mask_token", "[MASK]", False),
+        ("invalid_token", "<unk>", False),
         ("password", None, False),
         ("password", True, False),
     ],

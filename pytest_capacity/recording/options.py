@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pytest_capacity.recording.secrets import is_secret_name
+from pytest_capacity.traffic.secrets import is_secret_name
 
 BODIES = ("all", "json", "none")
 

@@ -13,9 +13,8 @@ from typing import Any
 from urllib.parse import quote_plus, unquote_plus
 
 from pytest_capacity.protocols import Json
-from pytest_capacity.recording.secrets import is_secret_field, is_secret_name
-
-MASK = "***"
+from pytest_capacity.traffic.redaction import MASK
+from pytest_capacity.traffic.secrets import is_secret_field, is_secret_name
 
 _SMALL_INTEGER, _LARGE_INTEGER = 2**31, 2**53
 """A hash of an integer stays in the range that typed fields, and JavaScript, take."""

@@ -33,8 +33,8 @@ from pytest_capacity.recording.redaction import (
     trail_of,
     values_of,
 )
-from pytest_capacity.recording.secrets import is_secret_name
 from pytest_capacity.traffic.redaction import KEPT_HEADERS
+from pytest_capacity.traffic.secrets import is_secret_name
 from pytest_capacity.traffic.trace import TraceRow
 
 UNFINISHED = "it had not ended when its row was due"

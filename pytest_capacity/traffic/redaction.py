@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote_plus, urlsplit
+
+from pytest_capacity.traffic.secrets import is_secret_field, is_secret_name
 
 MASK = "***"
 
@@ -13,15 +14,6 @@ KEPT_HEADERS = frozenset(
     {"accept", "accept-encoding", "content-encoding", "content-type", "inference-header-content-length"}
 )
 """Headers that change what a server does and cannot hold a credential; all others are dropped."""
-
-_SECRET = re.compile(
-    r"(?:proxy[_-]?)?authorization|(?:set[_-]?)?cookie|credentials?|passw(?:or)?d|passphrase|pwd|jwt|sig(?:nature)?"
-    r"|(?:x[_-])?(?:api|access|auth|secret|private|subscription|function|account|signing|license)[_.-]?key"
-    r"|key|token|(?:api|access|auth|bearer|id|refresh|security|session|csrf|x[_-]amz[_-]security)[_-]?token"
-    r"|(?:client[_-]?)?secret|session[_-]?id|x[_-]amz[_-](?:signature|credential)",
-    re.IGNORECASE,
-)
-_HARMLESS_IN_BODIES = frozenset({"key", "token", "sig", "signature", "session_id", "sessionid", "session-id"})
 
 
 def kept_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -47,11 +39,12 @@ def safe_path(url: str) -> str:
 def without_secrets(body: Any) -> Any:
     """A JSON body with the values of fields named like credentials masked.
 
-    Names that are data as often as secrets ("token", "key") are left: a trace without its inputs is useless.
+    Names that are data as often as secrets ("key", and "token" of a word) are left: a trace without its
+    inputs is useless.
     """
     if isinstance(body, dict):
         return {
-            name: MASK if _is_secret_field(name, value) else without_secrets(value)
+            name: MASK if is_secret_field(name, value) else without_secrets(value)
             for name, value in body.items()
         }
     if isinstance(body, list):
@@ -59,12 +52,8 @@ def without_secrets(body: Any) -> Any:
     return body
 
 
-def _is_secret_field(name: str, value: Any) -> bool:
-    return (
-        isinstance(value, str) and bool(_SECRET.fullmatch(name)) and name.lower() not in _HARMLESS_IN_BODIES
-    )
-
-
 def _safe_parameter(parameter: str) -> str:
-    name, equals, _value = parameter.partition("=")
-    return f"{name}={MASK}" if equals and _SECRET.fullmatch(name) else parameter
+    # A semicolon separates parameters for some servers.
+    names = [unquote_plus(piece.partition("=")[0]) for piece in parameter.split(";") if "=" in piece]
+    secret = any(map(is_secret_name, names))
+    return f"{parameter.partition('=')[0]}={MASK}" if secret else parameter

@@ -13,8 +13,9 @@ from functools import lru_cache
 _PUNCTUATION = re.compile(r"[^a-z0-9]+")
 
 _CREDENTIAL = re.compile(
-    r".*(?:passw(?:or)?d|passphrase|secret|credentials?|authorization|cookie|jwt"
-    r"|(?:access|account|api|function|license|private|secret|session|signing|subscription)key(?:id)?)"
+    r".*(?:passw(?:or)?d|passphrase|secret|credentials?|authorization|cookie|jwt|xamzsignature"
+    r"|(?:access|account|api|auth|function|license|private|secret|session|signing|subscription)key(?:id)?"
+    r"|(?:access|api|auth|bearer|csrf|refresh|security|session)token)"
 )
 _OUTSIDE_OF_BODIES = ("auth", "bearer", "csrf", "sessionid", "signature", "token", "xsrf")
 _PARAMETERS = frozenset({"code", "key", "pass", "pwd", "sid", "sig"})
