@@ -93,6 +93,22 @@ def test_the_cache_hit_rate_is_that_of_an_lru_cache(tmp_path: Path) -> None:
     assert document["keys"]["lru_hit_share"][str(distinct)] == pytest.approx(1 - distinct / len(keys))
 
 
+def test_every_key_of_a_request_is_looked_up_in_its_order(tmp_path: Path) -> None:
+    rows = [
+        TraceRow(0.0, keys=("u1", "a", "b")),
+        TraceRow(1.0, keys=("u2", "a")),
+        TraceRow(2.0),
+        TraceRow(3.0, keys=("u1",)),
+    ]
+
+    document: Any = describe(load_recording(trace(tmp_path / "a.jsonl", rows)))
+
+    assert document["keys"]["distinct"] == 4
+    assert document["keys"]["top_share"] == pytest.approx(2 / 6)
+    # An unbounded cache answers the second a and the second u1.
+    assert document["keys"]["lru_hit_share"] == {"4": pytest.approx(2 / 6)}
+
+
 def test_prefix_blocks_are_known_up_to_the_first_new_one() -> None:
     rows = [TraceRow(0.0, prefix=(1, 2, 3)), TraceRow(1.0, prefix=(1, 2, 9, 3)), TraceRow(2.0, prefix=(7, 1))]
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pytest_capacity.load.split import split_rows
 from pytest_capacity.protocols import Floats
 from pytest_capacity.traffic.arrivals import poisson
+from pytest_capacity.traffic.further_keys import FurtherKeys
 from pytest_capacity.traffic.pattern import Traffic, plain_traffic
 from pytest_capacity.traffic.scaling import (
     Cursor,
@@ -251,6 +252,19 @@ class TestCursor:
         assert (first.round, second.round) == (0, 1)
         assert second.starts_s != first.starts_s
         assert seen_shares(EVENTFUL, cursor, second) == SeenShares(rows=1.0, keys=1.0)
+
+    def test_the_share_of_keys_seen_counts_all_keys_of_a_request(self) -> None:
+        # The first request has keys 0 and 1, the second 2 and 1, the third none.
+        further = FurtherKeys(np.array([0, 1], dtype=np.int32), np.array([1, 1], dtype=np.int32))
+        traffic = plain_traffic(np.array([0.0, 1.0, 2.0]), key=np.array([0, 2, -1]), further_keys=further)
+        first = draw(traffic, start(traffic), 1.0, 1.0)
+
+        cursor = advance(traffic, start(traffic), first)
+
+        assert first.schedule.request_index.tolist() == [0]
+        assert cursor.keys_sent.tolist() == [True, True, False]
+        shares = seen_shares(traffic, cursor, draw(traffic, cursor, 1.0, 2.0))
+        assert shares == SeenShares(rows=0.0, keys=0.5)
 
     def test_the_share_of_keys_seen_counts_requests_with_keys_of_earlier_probes(self) -> None:
         key = np.array([0, 1, -1, 0, 2, 1])

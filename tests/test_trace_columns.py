@@ -43,6 +43,7 @@ def test_columns_hold_what_the_rows_do(path: Path) -> None:
     ]
     assert recording.key.tolist() == [0, 1, -1, -1]
     assert recording.key_count == 2
+    assert (recording.further_keys.row.tolist(), recording.further_keys.key.tolist()) == ([0], [1])
     assert recording.session.tolist() == [0, -1, 0, -1]
     assert recording.session_count == 1
     assert recording.weight.tolist() == [2.0, 1.0, 1.0, 1.0]
@@ -94,6 +95,9 @@ def test_a_file_that_changed_since_is_refused(path: Path) -> None:
         '{"t":0,"size":[1]}',
         '{"t":0,"weight":-1}',
         '{"t":0,"keys":7}',
+        '{"t":0,"keys":"ab"}',
+        '{"t":0,"keys":["a",[]]}',
+        '{"t":0,"keys":["a",null]}',
         '{"t":0}{"t":0}',
         '{"t":0,"op":["a"]}',
     ],

@@ -50,7 +50,7 @@ class Played:
 
     ``begin_s`` is where in the recording its first copy began. ``requests`` may be more than ``rows``: a
     closed loop sends its rows over and over. ``rows_seen`` and ``keys_seen`` are shares, the latter of the
-    ``keyed`` requests that have a key. ``scheduled`` counts the requests that were recorded for this time:
+    ``keyed`` keys of all these requests. ``scheduled`` counts the requests that were recorded for this time:
     where turns wait for replies, those that came may be fewer. ``over`` counts the turns that were not sent
     since their session had ended with a bad reply.
     """
@@ -278,7 +278,7 @@ class Replay:
                 requests=max(len(rows), sent),
                 loops=sum(loop.offset_s < played_s for loop in stretch.loops),
                 rows_seen=seen.rows or 0.0,
-                keyed=int((traffic.key[rows] >= 0).sum()),
+                keyed=len(traffic.keys_of(rows)),
                 keys_seen=seen.keys or 0.0,
                 scheduled=int(np.searchsorted(stretch.schedule.offsets_s, played_s)),
                 over=over,

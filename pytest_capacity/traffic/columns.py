@@ -6,7 +6,7 @@ import contextlib
 import math
 import re
 from array import array
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_capacity.protocols import Floats, Ints
+from pytest_capacity.traffic.further_keys import FurtherKeys
 from pytest_capacity.traffic.lines import MAX_LINE_BYTES, Line, TraceError, numbered_lines, open_bytes
 from pytest_capacity.traffic.trace import (
     OUT_OF_ORDER,
@@ -37,10 +38,11 @@ class Recording:
     """A trace in columns, one entry a row, in order of arrival.
 
     ``operation`` indexes ``operations``. ``sizes`` holds a column for each unit, NaN where a row does not
-    have it. ``key`` and ``session`` number the distinct first keys and sessions, -1 where a row has none; how
-    many there are stands in ``key_count`` and ``session_count``. ``latency_s`` is what was seen of each row's
-    reply, NaN where nothing was. ``offset`` is where each row's line begins in the (decompressed) file,
-    ``line`` its number there.
+    have it. ``key`` and ``session`` number each row's first key and its session, -1 where a row has none;
+    ``further_keys`` are a row's other keys. How many distinct ones there are, of all keys, stands in
+    ``key_count`` and ``session_count``. ``latency_s`` is what was seen of each row's reply, NaN where nothing
+    was. ``offset`` is where each row's line begins in the (decompressed) file, ``line`` its number there.
+    Prefixes, which may be larger than all else, stay in the file.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Recording:
     latency_s: Floats
     offset: Ints
     line: Ints
+    further_keys: FurtherKeys = field(default_factory=FurtherKeys)
 
     def __len__(self) -> int:
         return len(self.t_s)
@@ -98,12 +101,13 @@ class _Codes:
 
     def add(self, text: str | None) -> None:
         """Add a row's text; None is -1."""
-        if text is None:
-            self.codes.append(-1)
-        elif type(text) is str:
-            self.codes.append(self.numbers.setdefault(text, len(self.numbers)))
-        else:
+        self.codes.append(-1 if text is None else self.number(text))
+
+    def number(self, text: Any) -> int:
+        """The number of a text; raises TypeError for what is none."""
+        if type(text) is not str:
             raise TypeError(f"{text!r} is no text")
+        return self.numbers.setdefault(text, len(self.numbers))
 
     def column(self) -> Ints:
         return np.array(self.codes, dtype=np.int64)
@@ -120,8 +124,15 @@ class _Columns:
     operation: _Codes = field(default_factory=_Codes)
     key: _Codes = field(default_factory=_Codes)
     session: _Codes = field(default_factory=_Codes)
+    further_row: array[int] = field(default_factory=lambda: array("i"))
+    further_key: array[int] = field(default_factory=lambda: array("i"))
     sizes: dict[str, array[float]] = field(default_factory=dict)
     latency_s: array[float] = field(default_factory=lambda: array("d"))
+
+    def add_further(self, keys: Sequence[Any], row: int) -> None:
+        for key in keys:
+            self.further_key.append(self.key.number(str(key) if type(key) is int else key))
+            self.further_row.append(row)
 
     def add_sizes(self, sizes: Mapping[str, float], row: int) -> None:
         for name, value in sizes.items():
@@ -179,6 +190,9 @@ def load_recording(path: Path | str, *, allow_cut: bool = False) -> Recording:
         latency_s=columns.filled(columns.latency_s),
         offset=np.array(columns.offset, dtype=np.int64),
         line=np.array(columns.line, dtype=np.int64),
+        further_keys=FurtherKeys(
+            np.array(columns.further_row, dtype=np.int32), np.array(columns.further_key, dtype=np.int32)
+        ),
     )
     _check_order(recording)
     return recording
@@ -209,8 +223,12 @@ def _fill(columns: _Columns, lines: Iterator[Line]) -> None:
             fields = _fields(line.data)
             t, weight, sizes, keys = fields["t"], fields.get("weight"), fields.get("size"), fields.get("keys")
             operation.add(fields.get("op") or fields.get("path") or "request")
+            if keys and type(keys) is not list:
+                raise TypeError("keys is no list")  # noqa: TRY301 - told as what is wrong with any field
             first_key = keys[0] if keys else None
             key.add(str(first_key) if type(first_key) is int else first_key)
+            if keys and len(keys) > 1:
+                columns.add_further(keys[1:], len(t_s))
             session.add(fields.get("session"))
             if sizes:
                 columns.add_sizes(sizes, len(t_s))

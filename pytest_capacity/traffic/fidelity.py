@@ -265,7 +265,12 @@ def _operation_mix(recorded: Traffic, workload: Traffic) -> Statistic:
 def _locality(recorded: Traffic, workload: Traffic) -> Iterator[Statistic]:
     if recorded.key_count == 0:
         return
-    distances = [stack_distances(one.key[one.key >= 0]) for one in (recorded, workload)]
+    # A model has one key for each request: it is compared with the first.
+    whole = len(workload.further_keys) > 0
+    distances = [
+        stack_distances(one.further_keys.after(one.key) if whole else one.key[one.key >= 0])
+        for one in (recorded, workload)
+    ]
     note = "" if len(distances[0]) >= LEAST_ROWS else f"fewer than {LEAST_ROWS} requests with a key"
     if not len(distances[1]):
         distances[1] = np.full(1, -1, dtype=np.int64)

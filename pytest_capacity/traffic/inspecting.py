@@ -50,7 +50,7 @@ def describe(recording: Recording, prefixes: PrefixReuse | None = None) -> dict[
         "gaps": _gaps(t_s),
         "sizes": {name: _column(values) for name, values in sorted(recording.sizes.items())},
         "operations": _operations(recording),
-        "keys": _keys(recording.key, recording.key_count),
+        "keys": _keys(recording.further_keys.after(recording.key), recording.key_count),
         "sessions": _sessions(recording),
         "clock": header.clock,
         "resolution_s": resolution_s,
@@ -125,9 +125,8 @@ def _operations(recording: Recording) -> dict[str, Json]:
     return {recording.operations[index]: int(counts[index]) for index in ranked}
 
 
-def _keys(key: Ints, distinct: int) -> dict[str, Json]:
-    """The skew of keys, and the share of requests that LRU caches of so many entries would answer."""
-    known = key[key >= 0]
+def _keys(known: Ints, distinct: int) -> dict[str, Json]:
+    """The skew of keys, and the share of look-ups that LRU caches of so many entries would answer."""
     if not len(known):
         return {"distinct": 0, "top_share": None, "lru_hit_share": {}}
     counts = np.bincount(known, minlength=distinct)

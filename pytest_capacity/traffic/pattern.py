@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pytest_capacity.protocols import Floats, Ints
+from pytest_capacity.traffic.further_keys import FurtherKeys
 from pytest_capacity.traffic.lines import TraceError
 from pytest_capacity.traffic.quantised import dequantize, is_quantised
 
@@ -31,7 +32,8 @@ class Traffic:
 
     ``t_s`` lies within ``[0, cycle_s)``: after ``cycle_s`` seconds the traffic may begin anew without a seam,
     at its own mean rate. ``operation`` indexes ``operations``. ``sizes`` holds NaN where a row lacks a unit.
-    ``key`` and ``session`` number distinct ones from 0 on, -1 where a row has none.
+    ``key`` and ``session`` number distinct ones from 0 on, -1 where a row has none; ``further_keys`` are
+    those beside a row's first, where they are known.
 
     Raises ValueError where the columns do not fit each other, or times go back or leave the cycle.
     """
@@ -43,6 +45,7 @@ class Traffic:
     key: Ints
     session: Ints
     sizes: Mapping[str, Floats] = field(default_factory=dict)
+    further_keys: FurtherKeys = field(default_factory=FurtherKeys)
 
     def __post_init__(self) -> None:
         columns = (self.operation, self.key, self.session, *self.sizes.values())
@@ -62,7 +65,13 @@ class Traffic:
     @property
     def key_count(self) -> int:
         """One more than the highest key."""
-        return int(self.key.max()) + 1
+        highest = int(self.key.max())
+        return max(highest, int(self.further_keys.key.max()) if len(self.further_keys) else highest) + 1
+
+    def keys_of(self, rows: Ints) -> Ints:
+        """All keys of these rows, in no order."""
+        first = self.key[rows]
+        return np.concatenate([first[first >= 0], self.further_keys.of(rows)])
 
     @property
     def session_count(self) -> int:
@@ -78,6 +87,7 @@ def plain_traffic(
     key: Ints | None = None,
     session: Ints | None = None,
     sizes: Mapping[str, Floats] | None = None,
+    further_keys: FurtherKeys | None = None,
 ) -> Traffic:
     """Traffic from ascending times; its cycle is the span and one mean gap, so that the seam is a usual gap.
 
@@ -96,6 +106,7 @@ def plain_traffic(
         key=none if key is None else key.astype(np.int64),
         session=none if session is None else session.astype(np.int64),
         sizes=dict(sizes or {}),
+        further_keys=further_keys or FurtherKeys(),
     )
 
 
@@ -139,6 +150,7 @@ def observe(recording: Recording, *, spread: bool = True, seed: int = 0) -> Obse
             key=recording.key,
             session=recording.session,
             sizes=recording.sizes,
+            further_keys=recording.further_keys,
         )
     except ValueError as error:
         raise TraceError(str(error), path=Path(recording.path)) from error
@@ -160,6 +172,11 @@ def _warnings(recording: Recording, rate_qps: float) -> list[str]:
     if header.prefix_block is not None and not recording.key_count:
         found.append(
             "prefixes of prompts are not modelled: without a key for each conversation its reuse is lost"
+        )
+    if len(recording.further_keys):
+        keys = 1 + len(recording.further_keys) / len(recording)
+        found.append(
+            f"requests have {keys:.3g} keys on average: a workload model draws the first of each only"
         )
     if len(np.unique(recording.weight)) > 1:
         found.append("rows have different weights, which are not followed: the mix is that of the rows")

@@ -113,7 +113,7 @@ class Stretch:
 
 @dataclass(frozen=True, slots=True)
 class SeenShares:
-    """The shares of a stretch's requests whose row, or whose key, was sent in earlier stretches.
+    """The shares of a stretch's requests, and of all their keys, that were sent in earlier stretches.
 
     None where there is nothing to take a share of.
     """
@@ -198,8 +198,7 @@ def advance(
         rows = stretch.schedule.request_index[: _sent_until(stretch, until_s)]
     sent, keys_sent = cursor.sent.copy(), cursor.keys_sent.copy()
     sent[rows] = True
-    keys = traffic.key[rows]
-    keys_sent[keys[keys >= 0]] = True
+    keys_sent[traffic.keys_of(rows)] = True
     before = cursor.played if stretch.round == cursor.round else ()
     played = list(before)
     for place_s in stretch.starts_s:
@@ -228,8 +227,7 @@ def seen_shares(
     until_s = stretch.duration_s if played_s is None else played_s
     if rows is None:
         rows = stretch.schedule.request_index[: _sent_until(stretch, until_s)]
-    keys = traffic.key[rows]
-    keys = keys[keys >= 0]
+    keys = traffic.keys_of(rows)
     return SeenShares(
         rows=float(cursor.sent[rows].mean()) if len(rows) else None,
         keys=float(cursor.keys_sent[keys].mean()) if len(keys) else None,

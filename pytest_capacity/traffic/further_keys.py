@@ -1,0 +1,49 @@
+"""Keys of requests beyond their first: a recommender looks up a user and many items for one request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from pytest_capacity.protocols import Ints
+
+Codes = npt.NDArray[np.int32]
+
+
+def _none() -> Codes:
+    return np.empty(0, dtype=np.int32)
+
+
+@dataclass(frozen=True, slots=True)
+class FurtherKeys:
+    """Pairs of a row and a key, rows ascending, each row's keys in their order.
+
+    Keys are numbered together with first keys: one that is first in one row and further in another is one.
+    """
+
+    row: Codes = field(default_factory=_none)
+    key: Codes = field(default_factory=_none)
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def of(self, rows: Ints) -> Ints:
+        """The further keys of these rows, which may come more than once, row after row."""
+        if not len(self):
+            return np.empty(0, dtype=np.int64)
+        begin, end = (np.searchsorted(self.row, rows, side) for side in ("left", "right"))
+        counts = end - begin
+        # Each row's run of places, one behind the other.
+        place = np.arange(counts.sum()) + np.repeat(begin - (np.cumsum(counts) - counts), counts)
+        return self.key[place].astype(np.int64)
+
+    def after(self, first: Ints) -> Ints:
+        """All keys in the order in which a cache meets them, given the first of each row (-1: none)."""
+        if not len(self):
+            return first[first >= 0]
+        row = np.concatenate([np.flatnonzero(first >= 0), self.row])
+        key = np.concatenate([first[first >= 0], self.key])
+        in_order: Ints = key[np.argsort(row, kind="stable")]
+        return in_order
