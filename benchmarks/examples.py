@@ -46,10 +46,11 @@ OUTSIDE_S = 20
 LADDER_S, FIRST_QPS = 10, 300.0
 
 
-def example(name: str) -> ModuleType:
+def example(name: str, examples: Path = EXAMPLES) -> ModuleType:
     """The example's conftest, which knows its traffic."""
-    sys.path.insert(0, str(EXAMPLES / name))
-    spec = importlib.util.spec_from_file_location("example", EXAMPLES / name / "conftest.py")
+    folder = examples.resolve() / name
+    sys.path.insert(0, str(folder))
+    spec = importlib.util.spec_from_file_location("example", folder / "conftest.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -58,19 +59,22 @@ def example(name: str) -> ModuleType:
 
 
 @contextlib.contextmanager
-def serving(name: str) -> Iterator[str]:
+def serving(name: str, examples: Path = EXAMPLES) -> Iterator[str]:
     """The example's server, started and stopped; gives its URL."""
+    folder = examples.resolve() / name
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = int(probe.getsockname()[1])
-    python = str(EXAMPLES / name / ".venv" / "bin" / "python")
+    python = folder / ".venv" / "bin" / "python"
+    if not python.exists():
+        raise SystemExit(f"{python} is missing: run make demo first")
     commands = {
-        "ranking": [python, "-m", "uvicorn", "app:app", "--port", str(port), "--no-access-log"],
-        "embedding": [python, "server.py", "--port", str(port)],
+        "ranking": [str(python), "-m", "uvicorn", "app:app", "--port", str(port), "--no-access-log"],
+        "embedding": [str(python), "server.py", "--port", str(port)],
     }
     server = subprocess.Popen(
         commands[name],
-        cwd=EXAMPLES / name,
+        cwd=folder,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

@@ -1,9 +1,14 @@
-"""What recording costs: ``python -m benchmarks.recorder [--rate 200] [--rounds 10]``.
+"""What recording costs: ``python -m benchmarks.recorder [--server ranking] [--replay] [--rate 100] ...``.
 
-A server, the recording proxy before it, and the client are three processes. The same open-loop load, Poisson
-arrivals over kept connections, goes to the server and through the proxy in turn; latency runs from the moment
-a request was due. Printed are the median and the 99th percentile of both, the differences as the median over
-rounds, and how many requests were lost or not recorded.
+A server, the recording proxy before it, and the client are processes of their own. The server is one of this
+repository's examples (``make demo`` sets them up) or, by default, one that does nothing but wait. The same
+open-loop load, Poisson arrivals over kept connections, goes to the server and through the proxy in turn;
+latency runs from the moment a request was due. Printed are the median and the 99th percentile of both, the
+differences as the median over rounds, and how many requests were lost or not recorded.
+
+With ``--replay`` awkward traffic (``benchmarks.awkward``) is then recorded for ``--replay-s`` seconds, and
+replayed against the same server. Printed are the share of replies in time and how the requests, at the times
+they really left, compare with the recording: the fidelity vector, each statistic with its tolerance.
 """
 
 from __future__ import annotations
@@ -11,25 +16,27 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
 import os
-import random
-import re
-import signal
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from benchmarks.awkward import Awkward, awkward, bodies_of, post, requests_of
+from benchmarks.examples import EXAMPLES, LIMITS_MS, PATHS, example, serving
+from benchmarks.openloop import Client, process, recording
+from benchmarks.replayed import compared, replay
+from pytest_capacity.traffic.arrivals import poisson
+from pytest_capacity.traffic.fidelity import as_lines, within_tolerance
 from pytest_capacity.traffic.trace import read_rows
 
 BOUND_MS = 1.0
-ROOT = Path(__file__).parent.parent
+RATES_QPS = {"waiting": 200.0, "ranking": 100.0, "embedding": 15.0}
 
 
 @dataclass
@@ -43,95 +50,71 @@ class Seen:
 
     def add(self, latencies_ms: list[float | None]) -> None:
         good = sorted(latency for latency in latencies_ms if latency is not None)
-        self.sent += len(latencies_ms)
-        self.lost += len(latencies_ms) - len(good)
+        self.count(latencies_ms)
         self.medians_ms.append(statistics.median(good))
         self.p99s_ms.append(good[int(0.99 * (len(good) - 1))])
 
+    def count(self, latencies_ms: list[float | None]) -> None:
+        self.sent += len(latencies_ms)
+        self.lost += latencies_ms.count(None)
 
-class Client:
-    """Asks one port, over connections that it keeps."""
 
-    def __init__(self, port: int, request: bytes) -> None:
-        self._port, self._request = port, request
-        self._idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+@dataclass(frozen=True)
+class Asked:
+    """The server under test: where it listens, what it is sent, and how soon it should answer."""
 
-    async def play(self, rate_qps: float, seconds: float, draw: random.Random) -> list[float | None]:
-        """Milliseconds of each request, None for one that was not answered well."""
-        start_s, due_s = time.perf_counter() + 0.05, 0.0
-        asking = []
-        while (due_s := due_s + draw.expovariate(rate_qps)) < seconds:
-            await asyncio.sleep(max(0.0, start_s + due_s - time.perf_counter()))
-            asking.append(asyncio.ensure_future(self._ask(start_s + due_s)))
-        latencies_ms = await asyncio.gather(*asking)
-        # While the other way is asked these would idle, and the server may close them.
-        for _, writer in self._idle:
-            writer.close()
-        self._idle.clear()
-        return latencies_ms
+    port: int
+    path: str
+    limit_ms: float
+    requests: Callable[[Awkward, int], list[bytes]]
+    record_options: tuple[str, ...] = ()
 
-    async def _ask(self, due_s: float) -> float | None:
-        try:
-            pair = self._idle.pop() if self._idle else await asyncio.open_connection("127.0.0.1", self._port)
-            reader, writer = pair
-            writer.write(self._request)
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = re.search(rb"content-length: (\d+)", head.lower())
-            await reader.readexactly(int(length[1]) if length else 0)
-        except (OSError, EOFError):
-            return None
-        took_ms = (time.perf_counter() - due_s) * 1000
-        self._idle.append(pair)
-        return took_ms if head.startswith(b"HTTP/1.1 200") else None
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
 
 @contextmanager
-def process(*command: str, says: str) -> Iterator[tuple[int, subprocess.Popen[str]]]:
-    """A process that prints where it listens; it is stopped at the end."""
-    started = subprocess.Popen(
-        command,
-        cwd=ROOT,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        assert started.stdout is not None
-        line = started.stdout.readline()
-        found = re.search(says, line)
-        assert found, line
-        yield int(found[1]), started
-    finally:
-        started.kill()
-        started.communicate()
+def asked(options: argparse.Namespace) -> Iterator[Asked]:
+    """The server that the options name, started and stopped."""
+    if options.server == "waiting":
+        request = post("/rank", {"items": list(range(options.body_bytes // 5))})
+        command = [sys.executable, "-m", "tests.servers", str(options.server_ms / 1000)]
+        with process(*command, says=r":(\d+)$") as (port, _):
+            yield Asked(port, "/rank", options.limit_ms or 50.0, lambda one, _: [request] * len(one.t_s))
+        return
+    name: str = options.server
+    bodies = bodies_of(name, example(name, options.examples))
+    with serving(name, options.examples) as url:
+        yield Asked(
+            int(url.rpartition(":")[2]),
+            PATHS[name],
+            options.limit_ms or LIMITS_MS[name],
+            lambda one, seed: requests_of(name, one, bodies.draw, seed),
+            bodies.record_options,
+        )
 
 
 async def compare(
-    server_port: int, proxy_port: int, options: argparse.Namespace
+    server: Asked, proxy_port: int, options: argparse.Namespace
 ) -> tuple[dict[str, Seen], list[tuple[float, float]]]:
-    """Load both ways in turn; what each took, and the differences of each round."""
-    body = json.dumps({"items": list(range(options.body_bytes // 5))}).encode()
-    head = (
-        "POST /rank HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
-    )
-    clients = {
-        way: Client(port, head.encode() + body)
-        for way, port in (("direct", server_port), ("recorded", proxy_port))
-    }
+    """Load both ways in turn with the same requests; what each took, and the differences of each round."""
+    clients = {"direct": Client(server.port), "recorded": Client(proxy_port)}
     seen = {way: Seen() for way in clients}
-    draw = random.Random(options.seed)
     for number in range(-1, options.rounds):
+        seed = options.seed + 1 + number
+        rng = np.random.default_rng([seed, 1])
+        due_s = poisson(options.rate, options.seconds, rng)
+        load = Awkward(due_s, rng.standard_normal(len(due_s)), rng.integers(0, 5_000, len(due_s)))
+        requests = server.requests(load, seed)
         for way in ("direct", "recorded") if number % 2 else ("recorded", "direct"):
             gc.collect()
-            latencies_ms = await clients[way].play(options.rate, options.seconds, draw)
+            latencies_ms = await clients[way].play(due_s.tolist(), requests)
             # The first round warms up; what it loses is lost all the same.
             if number >= 0:
                 seen[way].add(latencies_ms)
             else:
-                seen[way].sent += len(latencies_ms)
-                seen[way].lost += latencies_ms.count(None)
+                seen[way].count(latencies_ms)
     added = [
         (through - direct, through_p99 - direct_p99)
         for direct, through, direct_p99, through_p99 in zip(
@@ -145,32 +128,22 @@ async def compare(
     return seen, added
 
 
-def main() -> int:
-    """Measure, print, and tell by the exit code whether the bound holds and nothing was lost."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rate", type=float, default=200.0, help="requests a second (200)")
-    parser.add_argument("--seconds", type=float, default=3.0, help="of load in each round and way (3)")
-    parser.add_argument("--rounds", type=int, default=10)
-    parser.add_argument("--body-bytes", type=int, default=1000)
-    parser.add_argument("--server-ms", type=float, default=2.0, help="what the server takes (2)")
-    parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder, "a.trace.jsonl.gz")
-        server = [sys.executable, "-m", "tests.servers", str(options.server_ms / 1000)]
-        with process(*server, says=r":(\d+)$") as (server_port, _):
-            record = [str(Path(sys.executable).with_name("pytest-capacity")), "record", "--listen", "0"]
-            where = ["--out", str(out), "--upstream", f"http://127.0.0.1:{server_port}"]
-            with process(*record, *where, says=r"127\.0\.0\.1:(\d+) ->") as (proxy_port, proxy):
-                seen, added = asyncio.run(compare(server_port, proxy_port, options))
-                proxy.send_signal(signal.SIGINT)
-                proxy.wait(30)
-        rows = sum(1 for _ in read_rows(out)[1])
-    return report(seen, added, rows)
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print, and tell by the exit code whether all bounds hold and nothing was lost."""
+    options = _parser().parse_args(arguments)
+    options.rate = options.rate or RATES_QPS[options.server]
+    with tempfile.TemporaryDirectory() as folder, asked(options) as server:
+        trace = Path(folder, "compared.trace.jsonl.gz")
+        with recording(server.url, trace, *server.record_options) as proxy_port:
+            seen, added = asyncio.run(compare(server, proxy_port, options))
+        good = report(seen, added, sum(1 for _ in read_rows(trace)[1]))
+        if options.replay:
+            good &= replay_recorded(server, Path(folder, "replayed.trace.jsonl.gz"), options)
+    return 0 if good else 1
 
 
-def report(seen: dict[str, Seen], added: list[tuple[float, float]], rows: int) -> int:
-    """Print the outcome, and give the exit code."""
+def report(seen: dict[str, Seen], added: list[tuple[float, float]], rows: int) -> bool:
+    """Print the outcome; whether the bound holds and nothing was lost."""
     for way, one in seen.items():
         print(
             f"{way:<10} median {statistics.median(one.medians_ms):7.3f} ms   "
@@ -185,7 +158,49 @@ def report(seen: dict[str, Seen], added: list[tuple[float, float]], rows: int) -
         f"(median of rounds; the worst round's median {worst_ms:.3f} ms; {BOUND_MS:g} ms allowed)"
     )
     print(f"recorded   {rows} rows, {missing} missing; {os.cpu_count()} processors")
-    return 0 if median_ms < BOUND_MS and not seen["recorded"].lost and not missing else 1
+    return median_ms < BOUND_MS and not seen["recorded"].lost and not missing
+
+
+def replay_recorded(server: Asked, trace: Path, options: argparse.Namespace) -> bool:
+    """Record awkward traffic, replay it, and print how it went; whether nothing was lost and all is alike."""
+    traffic = awkward(options.rate, options.replay_s, options.seed)
+    requests = server.requests(traffic, options.seed)
+    with recording(server.url, trace, *server.record_options) as proxy_port:
+        latencies_ms = asyncio.run(Client(proxy_port).play(traffic.t_s.tolist(), requests))
+    rows, lost = sum(1 for _ in read_rows(trace)[1]), latencies_ms.count(None)
+    print(f"\nrecorded   {rows} of {len(requests)} awkward requests in {options.replay_s:g} s, {lost} lost")
+    replayed = replay(trace, server.url + server.path, server.limit_ms, options.seed)
+    vector = compared(replayed)
+    outside = sum(one.ok is False for one in vector)
+    print(
+        f"replayed   {len(replayed.samples)} requests, {replayed.in_time:.2%} answered in time "
+        f"({server.limit_ms:g} ms; {replayed.verdict}), {replayed.unanswered} not at all\n\n"
+        + "\n".join(as_lines(vector))
+        + f"\n{outside} of {len(vector)} outside their tolerance"
+    )
+    return not lost and rows == len(requests) and not replayed.unanswered and within_tolerance(vector)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.recorder",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--server", choices=tuple(RATES_QPS), default="waiting")
+    parser.add_argument("--examples", type=Path, default=EXAMPLES, help="where make demo has set them up")
+    parser.add_argument("--rate", type=float, help=f"requests a second ({RATES_QPS})")
+    parser.add_argument("--seconds", type=float, default=3.0, help="of load in each round and way (3)")
+    parser.add_argument("--rounds", type=int, default=10)
+    parser.add_argument(
+        "--body-bytes", type=int, default=1000, help="of the waiting server's requests (1000)"
+    )
+    parser.add_argument("--server-ms", type=float, default=2.0, help="how long the waiting server waits (2)")
+    parser.add_argument("--replay", action="store_true", help="record awkward traffic, too, and replay it")
+    parser.add_argument("--replay-s", type=float, default=60.0, help="for so long (60)")
+    parser.add_argument("--limit-ms", type=float, help="what in time is (that of benchmarks.examples)")
+    parser.add_argument("--seed", type=int, default=0)
+    return parser
 
 
 if __name__ == "__main__":

@@ -9,11 +9,11 @@ import numpy as np
 
 from pytest_capacity.measurement.replaying import Played, Replay
 from pytest_capacity.measurement.sources import Source
-from pytest_capacity.protocols import Json
+from pytest_capacity.protocols import Floats, Json
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.slo import Bound, Verdict
 from pytest_capacity.traffic.fidelity import LEAST_ROWS, MEAN_TOLERANCE, fidelity
-from pytest_capacity.traffic.pattern import plain_traffic
+from pytest_capacity.traffic.pattern import Traffic, plain_traffic
 
 CHEAP_ROWS = 50_000
 """Comparing more takes seconds, which nobody wants to wait for after a measurement."""
@@ -100,20 +100,11 @@ def _fidelity(source: Replay, evidence: Sequence[Played]) -> dict[str, Json] | N
     if played is None or source.recorded.is_model or max(len(traffic), len(played.rows)) > CHEAP_ROWS:
         return None
     is_whole = len(played.rows) >= WHOLE * len(traffic) and abs(played.scaling.factor - 1) <= MEAN_TOLERANCE
-    # A replay may begin anywhere in the recording, and go on over its end.
-    t_s = (played.begin_s + played.offsets_s) % traffic.cycle_s if is_whole else played.offsets_s
-    order = np.argsort(t_s, kind="stable")
-    t_s, rows = t_s[order], played.rows[order]
-    if len(rows) < LEAST_ROWS or not t_s[-1] > t_s[0]:
+    if len(played.rows) < LEAST_ROWS:
         return None
-    sent = plain_traffic(
-        t_s,
-        operation=traffic.operation[rows],
-        operations=traffic.operations,
-        key=traffic.key[rows],
-        session=traffic.session[rows],
-        sizes={name: column[rows] for name, column in traffic.sizes.items()},
-    )
+    sent = sent_traffic(traffic, played, played.offsets_s, is_whole=is_whole)
+    if sent is None:
+        return None
     vector = fidelity(traffic, sent)
     if not is_whole:
         vector = tuple(one for one in vector if one.name.startswith(AT_ANY_RATE))
@@ -124,6 +115,27 @@ def _fidelity(source: Replay, evidence: Sequence[Played]) -> dict[str, Json] | N
         if not one.ok
     ]
     return {"judged": len(judged), "outside": len(outside), "outside_names": outside[:MOST_OUTSIDE]}
+
+
+def sent_traffic(traffic: Traffic, played: Played, offsets_s: Floats, *, is_whole: bool) -> Traffic | None:
+    """What was sent of a recording, each of its rows so many seconds after the stretch began.
+
+    Of the whole recording it is told in the recording's own time. None where all was sent at one moment.
+    """
+    # A replay may begin anywhere in the recording, and go on over its end.
+    t_s = (played.begin_s + offsets_s) % traffic.cycle_s if is_whole else offsets_s
+    order = np.argsort(t_s, kind="stable")
+    t_s, rows = t_s[order], played.rows[order]
+    if not len(rows) or not t_s[-1] > t_s[0]:
+        return None
+    return plain_traffic(
+        t_s,
+        operation=traffic.operation[rows],
+        operations=traffic.operations,
+        key=traffic.key[rows],
+        session=traffic.session[rows],
+        sizes={name: column[rows] for name, column in traffic.sizes.items()},
+    )
 
 
 def trace_doubts(source: Source, trouble: str | None, most_qps: float = float("inf")) -> tuple[Doubt, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from pytest_capacity.protocols import Json
 from pytest_capacity.traffic.calibration import calibrate
 from pytest_capacity.traffic.columns import load_recording
-from pytest_capacity.traffic.fidelity import Statistic, as_json, fidelity, within_tolerance
+from pytest_capacity.traffic.fidelity import Statistic, as_json, as_lines, fidelity, within_tolerance
 from pytest_capacity.traffic.generation import generate
 from pytest_capacity.traffic.pattern import observe
 from pytest_capacity.traffic.workload import as_text, write_text
@@ -17,8 +17,6 @@ from pytest_capacity.traffic.workload_reading import parse_workload
 
 OUTSIDE = "outside its tolerance"
 """How such a note begins."""
-
-_MARKS = {True: "ok", False: "OUT", None: "?"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,21 +79,11 @@ def outside_notes(vector: Iterable[Statistic]) -> list[str]:
 
 
 def _lines(document: dict[str, Json], vector: tuple[Statistic, ...], warnings: Iterable[str]) -> list[str]:
-    width = max(len(statistic.name) for statistic in vector)
     lines = [
         f"{document['rows']:,} requests at {document['mean_qps']:.4g}/s, seed {document['seed']}",
-        f"     {'statistic':<{width}} {'recorded':>10} {'workload':>10} {'distance':>10} {'tolerance':>10}",
+        *as_lines(vector),
     ]
-    for one in vector:
-        bound = f"{'' if one.at_most else '>= '}{one.tolerance:g}"
-        figures = " ".join(f"{_shown(value):>10}" for value in (one.recorded, one.workload, one.measure))
-        note = f"  {one.note}" if one.note else ""
-        lines.append(f"{_MARKS[one.ok]:<4} {one.name:<{width}} {figures} {bound:>10}{note}")
     lines += [f"warning: {warning}" for warning in warnings]
     outside = sum(one.ok is False for one in vector)
     said = f"{outside} of {len(vector)} outside their tolerance" if outside else "all within tolerance"
     return [*lines, f"{said}; wrote {document['out']} ({document['bytes']:,} bytes)"]
-
-
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4g}"

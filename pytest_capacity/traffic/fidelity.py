@@ -48,6 +48,8 @@ CACHE_SHARES = (0.01, 0.1, 0.5)
 Both = tuple[float | None, float | None]
 """A figure of the recording and of the workload."""
 
+_MARKS = {True: "ok", False: "OUT", None: "?"}
+
 OTHER = "(other)"
 """The operation that stands for all that a workload model does not name."""
 
@@ -109,6 +111,24 @@ def within_tolerance(vector: Iterable[Statistic]) -> bool:
 def as_json(vector: Iterable[Statistic]) -> list[dict[str, Json]]:
     """The vector as plain data."""
     return [asdict(statistic) for statistic in vector]
+
+
+def as_lines(vector: Sequence[Statistic]) -> list[str]:
+    """The vector as a table for people."""
+    width = max(len(statistic.name) for statistic in vector)
+    lines = [
+        f"     {'statistic':<{width}} {'recorded':>10} {'workload':>10} {'distance':>10} {'tolerance':>10}"
+    ]
+    for one in vector:
+        bound = f"{'' if one.at_most else '>= '}{one.tolerance:g}"
+        figures = " ".join(f"{_shown(value):>10}" for value in (one.recorded, one.workload, one.measure))
+        note = f"  {one.note}" if one.note else ""
+        lines.append(f"{_MARKS[one.ok]:<4} {one.name:<{width}} {figures} {bound:>10}{note}")
+    return lines
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
 
 
 def profile_window_s(traffic: Traffic) -> float:
