@@ -81,13 +81,26 @@ def _rows(traffic: Traffic, t_s: Floats, row: Ints) -> Load:
     return Load(t_s, {unit: column[row] for unit, column in traffic.sizes.items()}, traffic.key[row])
 
 
+def typical_sizes(name: str, recorded: Traffic) -> dict[str, float]:
+    """The one payload of L0 or L1: the median or the mean of each size."""
+    middle = np.nanmedian if name == "L0" else np.nanmean
+    return {unit: float(middle(column)) for unit, column in recorded.sizes.items()}
+
+
+def typical_row(name: str, recorded: Traffic) -> int:
+    """The recorded request that comes nearest to that payload: a real server has to be sent one."""
+    wanted = typical_sizes(name, recorded)
+    apart = sum(np.abs(recorded.sizes[unit] / size - 1) for unit, size in wanted.items() if size > 0)
+    return int(np.nanargmin(apart)) if np.ndim(apart) else 0
+
+
 def _one_payload(name: str, recorded: Traffic) -> Play:
-    middle = np.median if name == "L0" else np.mean
+    wanted = typical_sizes(name, recorded)
 
     def play(rate_qps: float, duration_s: float, seed: int) -> Load:
         rng = np.random.default_rng([seed, 1])
         t_s = constant(rate_qps, duration_s) if name == "L0" else poisson(rate_qps, duration_s, rng)
-        sizes = {unit: np.full(len(t_s), middle(column)) for unit, column in recorded.sizes.items()}
+        sizes = {unit: np.full(len(t_s), size) for unit, size in wanted.items()}
         return Load(t_s, sizes, np.zeros(len(t_s), dtype=np.int64))
 
     return play
@@ -102,8 +115,8 @@ def _poisson_mix(recorded: Traffic) -> Play:
     return play
 
 
-def _profile_mix(recorded: Traffic, seed: int) -> Traffic:
-    """A cycle of Poisson arrivals with the recorded rate of each 10 s, payloads drawn one by one."""
+def profile_mix(recorded: Traffic, seed: int) -> tuple[Floats, Ints]:
+    """A cycle of Poisson arrivals with the recorded rate of each 10 s, their rows drawn one by one."""
     rng = np.random.default_rng([seed, 3])
     window_s = profile_window_s(recorded)
     windows = int(np.ceil(recorded.cycle_s / window_s))
@@ -111,7 +124,11 @@ def _profile_mix(recorded: Traffic, seed: int) -> Traffic:
     begin_s = np.repeat(np.arange(windows) * window_s, counts)
     width_s = np.minimum(window_s, recorded.cycle_s - begin_s)
     t_s = np.sort(begin_s + rng.random(len(begin_s)) * width_s)
-    row = rng.integers(0, len(recorded), len(t_s))
+    return t_s, rng.integers(0, len(recorded), len(t_s))
+
+
+def _profile_mix(recorded: Traffic, seed: int) -> Traffic:
+    t_s, row = profile_mix(recorded, seed)
     return replace(
         recorded,
         t_s=t_s,
