@@ -37,7 +37,8 @@ class FurtherKeys:
         counts = end - begin
         # Each row's run of places, one behind the other.
         place = np.arange(counts.sum()) + np.repeat(begin - (np.cumsum(counts) - counts), counts)
-        return self.key[place].astype(np.int64)
+        found: Ints = self.key[place].astype(np.int64)
+        return found
 
     def after(self, first: Ints) -> Ints:
         """All keys in the order in which a cache meets them, given the first of each row (-1: none)."""
