@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,15 @@ from pytest_capacity import HttpTarget
 from pytest_capacity.load.engines import engine_named
 from pytest_capacity.measurement import Conditions, ReplayRequest, ReplayRun, load_recorded
 from pytest_capacity.measurement.replaying import Played, Replay
+from pytest_capacity.measurement.run import rows_of
 from pytest_capacity.measurement.sources import Source
 from pytest_capacity.measurement.traced import sent_traffic
 from pytest_capacity.protocols import Outcome, Samples, Target
 from pytest_capacity.slo import SLO, Verdict
 from pytest_capacity.traffic.fidelity import Statistic, fidelity, sender_statistic
 from pytest_capacity.traffic.pattern import Traffic
+
+MOST_AT_END, SAME_S = 20, 1e-3
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,26 @@ def replay(trace: Path, url: str, limit_ms: float, seed: int) -> Replayed:
     (source,) = conditions.sources
     if measured.state != "complete" or not isinstance(source, Replay):
         raise SystemExit(f"the replay ended early: {measured.message or measured.stop_reason}")
-    samples = measured.probes[-1].samples
-    played = source.played[-1]
-    if len(samples) != len(played.rows):
-        raise SystemExit(f"{len(played.rows)} requests were due and {len(samples)} are known of")
+    played, samples = paired(source.played[-1], measured.probes[-1].samples)
     return Replayed(source.recorded.traffic, played, samples, limit_ms / 1000, measured.verdict)
+
+
+def paired(played: Played, samples: Samples) -> tuple[Played, Samples]:
+    """The rows and their samples, as far as both are there: at the very end one may be without the other.
+
+    Raises SystemExit where a sample is not that of its row.
+    """
+    count = min(len(played.rows), len(samples))
+    apart_s = (samples.intended_s[:count] - samples.intended_s[0]) - (
+        played.offsets_s[:count] - played.offsets_s[0]
+    )
+    if abs(len(played.rows) - len(samples)) > MOST_AT_END or np.abs(apart_s).max() > SAME_S:
+        raise SystemExit(f"{len(played.rows)} requests were due, and {len(samples)} others were sent")
+    first = np.arange(len(samples)) < count
+    return (
+        replace(played, offsets_s=played.offsets_s[:count], rows=played.rows[:count]),
+        rows_of(samples, first),
+    )
 
 
 def compared(replayed: Replayed) -> tuple[Statistic, ...]:
