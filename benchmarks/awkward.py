@@ -20,18 +20,21 @@ from pytest_capacity.protocols import Floats, Ints
 from pytest_capacity.traffic.trace import TraceRow
 
 STEP_S = 0.1
-WANDER_S, WANDER = 5.0, 0.15
+WANDER_S, WANDER = 3.0, 0.1
 """How long the slow changes of the rate last, and their deviation as a logarithm."""
 
-SPELL_EVERY_S, SPELL_S, SPELL_FACTOR = 6.0, 0.8, 2.2
+SPELL_EVERY_S, SPELL_S, SPELL_FACTOR = 2.0, 0.4, 2.0
+"""Short and frequent: halves of ten minutes have hundreds each, and so nearly the same capacity."""
+
 NEIGHBOURS, SPELL_SIZE = 0.5, 0.3
 """The correlation of a size with the one before, and how much of its spread is the rate's."""
 
 KEYS, POPULARITY = 5_000, 0.9
-FEWEST_ITEMS, MOST_ITEMS = 10, 100
-FEWEST_WORDS, MOST_WORDS = 5, 140
 AGAIN, RECENT = 0.25, 40
 """So many requests ask for one of the last few keys again."""
+
+FEWEST_ITEMS, MOST_ITEMS = 10, 100
+FEWEST_WORDS, MOST_WORDS = 5, 140
 
 Draw = Callable[[np.random.Generator, float, int], Any]
 """A body from a size (as a standard normal deviate) and a key."""

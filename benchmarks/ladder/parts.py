@@ -21,7 +21,6 @@ from pytest_capacity.traffic.pattern import Traffic, observe
 from pytest_capacity.traffic.trace import TraceHeader, TraceRow, TraceWriter, read_rows
 
 _GOLDEN = (math.sqrt(5) - 1) / 2
-_WHOLE_S = 1e-6
 
 
 @dataclass(frozen=True)
@@ -43,13 +42,17 @@ class Site:
 
 
 def halves(t_s: Floats, cycle_s: float, repeat: int) -> tuple[tuple[Ints, Floats], tuple[Ints, Floats]]:
-    """Rows and times of both halves, cut in each repeat at another place of the circle of all traffic."""
-    shifted_s = (t_s - cycle_s * (repeat * _GOLDEN % 1)) % cycle_s
+    """Rows and times of both halves, cut for every other repeat at another place of the circle of traffic.
+
+    The repeat between has the halves exchanged: so what tells them apart cancels in the mean of both.
+    """
+    shifted_s = (t_s - cycle_s * (repeat // 2 * _GOLDEN % 1)) % cycle_s
     order = np.argsort(shifted_s, kind="stable")
     first = int(np.searchsorted(shifted_s[order], cycle_s / 2))
     # To the microsecond, as they were recorded.
     times_s = np.round(shifted_s[order], 6)
-    return (order[:first], times_s[:first]), (order[first:], times_s[first:] - times_s[first])
+    one, other = (order[:first], times_s[:first]), (order[first:], times_s[first:] - times_s[first])
+    return (other, one) if repeat % 2 else (one, other)
 
 
 def cut(trace: Path, repeat: int, folder: Path) -> tuple[Part, Part]:

@@ -1,12 +1,12 @@
 """The ladder on real servers: ``python -m benchmarks.ladder.real ranking|embedding|both``.
 
 Awkward traffic (``benchmarks.awkward``) is sent to an example's server through the recording proxy, once.
-Every repeat cuts the recording in two at another place: what the rungs know, and what is held out. Searches
-find the capacity under each rung and, as the reference, under the replay of what was held out, in random
-order, since the machine's own speed changes. Results are appended to JSON lines as they come; the same
-command goes on where a stopped one ended. At the end: a table with the error of each rung.
+Every repeat cuts the recording in two: what the rungs know, and what is held out; of two repeats the second
+exchanges them. Searches find the capacity under each rung and, as the reference, under the replay of what was
+held out, in random order, since the machine's own speed changes. Results are appended to JSON lines as they
+come; the same command goes on where a stopped one ended. At the end: a table with the error of each rung.
 
-A server of both takes a recording and seven searches a repeat: with the defaults some 45 minutes.
+A server of both takes a recording and seven searches a repeat: with the defaults some 55 minutes.
 ``--smoke`` sees in three minutes that all works, and says nothing about the servers.
 """
 
@@ -203,13 +203,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("server", choices=("ranking", "embedding", "both"))
     parser.add_argument("--out", type=Path, help=f"folder of recordings and results ({OUT[False]})")
     parser.add_argument("--examples", type=Path, default=EXAMPLES, help="where make demo has set them up")
-    parser.add_argument("--repeats", type=int, default=5, help="of every search (5)")
+    parser.add_argument("--repeats", type=int, default=6, help="of every search, an even number (6)")
     parser.add_argument("--budget-s", type=float, default=60.0, help="of load for each search (60)")
     parser.add_argument("--rungs", type=_rungs, default=RUNGS, help=", ".join(RUNGS))
     parser.add_argument("--slo", choices=("p95", "p99"), default="p95", help="what must be in time (p95)")
     parser.add_argument("--limit-ms", type=float, help="what in time is (that of benchmarks.examples)")
     parser.add_argument("--record-qps", type=float, help=f"mean rate of the recording ({RECORD_QPS})")
-    parser.add_argument("--record-s", type=float, default=480.0, help="length of the recording (480)")
+    parser.add_argument("--record-s", type=float, default=600.0, help="length of the recording (600)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--smoke", action="store_true", help="short and for nothing but to see that it works")
     return parser

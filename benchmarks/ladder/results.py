@@ -22,10 +22,12 @@ _SEARCH_WIDTH = 2 * NormalDist().inv_cdf(0.95)
 
 
 @dataclass(frozen=True)
-class Pairs:
-    """A rung's searches beside the reference's of the same repeats, as logarithms of the ratio.
+class Cuts:
+    """A rung's searches over the reference's of the same repeats, in logarithms, the mean of each cut.
 
-    ``deviation`` is what each pair's own intervals leave open.
+    A cut's two repeats have the halves exchanged, so their mean tells of the rung and not of the halves; of a
+    repeat that is alone the halves' difference is part. ``deviation`` is what the searches' own intervals
+    leave open.
     """
 
     capacities_qps: Floats
@@ -33,38 +35,59 @@ class Pairs:
     deviation: Floats
 
 
-def pairs_of(rows: Sequence[Row], rung: str) -> Pairs:
+def cuts_of(rows: Sequence[Row], rung: str) -> Cuts:
     """Those of all repeats in which both searches found a capacity."""
-    reference = {row["repeat"]: row for row in rows if row["rung"] == "R" and row["capacity_qps"]}
-    found = [row for row in rows if row["rung"] == rung and row["capacity_qps"]]
-    both = [(row, reference[row["repeat"]]) for row in found if row["repeat"] in reference]
-    return Pairs(
-        np.array([row["capacity_qps"] for row, _ in both], dtype=np.float64),
-        np.array([math.log(row["capacity_qps"] / other["capacity_qps"]) for row, other in both]),
-        np.array([math.hypot(_deviation(row), _deviation(other)) for row, other in both]),
+    reference = _found(rows, "R")
+    ratios: dict[int, list[tuple[float, float]]] = {}
+    capacities = []
+    for repeat, row in _found(rows, rung).items():
+        if repeat in reference:
+            other = reference[repeat]
+            ratio = math.log(row["capacity_qps"] / other["capacity_qps"])
+            ratios.setdefault(repeat // 2, []).append((ratio, _deviation(row) ** 2 + _deviation(other) ** 2))
+            capacities.append(row["capacity_qps"])
+    return Cuts(
+        np.array(capacities, dtype=np.float64),
+        np.array([float(np.mean([ratio for ratio, _ in cut])) for cut in ratios.values()]),
+        np.array([math.sqrt(sum(square for _, square in cut)) / len(cut) for cut in ratios.values()]),
     )
+
+
+def transfer_of(rows: Sequence[Row]) -> float:
+    """How far the capacities under the two halves' replays are apart, on average; NaN where not known."""
+    found = _found(rows, "R")
+    apart = [
+        abs(math.log(found[repeat + 1]["capacity_qps"] / found[repeat]["capacity_qps"]))
+        for repeat in found
+        if repeat % 2 == 0 and repeat + 1 in found
+    ]
+    return math.expm1(float(np.mean(apart))) if apart else math.nan
+
+
+def _found(rows: Sequence[Row], rung: str) -> dict[int, Row]:
+    return {row["repeat"]: row for row in rows if row["rung"] == rung and row["capacity_qps"]}
 
 
 def _deviation(row: Row) -> float:
     return float(math.log(row["ci_high_qps"] / row["ci_low_qps"])) / _SEARCH_WIDTH
 
 
-def error_of(rung: str, pairs: Pairs) -> Error:
-    """The mean error in logarithms, with its 95 % interval: what the repeats show of it, or the searches.
+def error_of(rung: str, cuts: Cuts) -> Error:
+    """The mean error in logarithms, with its 95 % interval: what the cuts show of it, or the searches.
 
-    The repeats' own spread counts by Student's t; it is never taken for less than what the searches'
-    intervals leave open. NaN where there is no pair.
+    The cuts' own spread counts by Student's t; it is never taken for less than what the searches'
+    intervals leave open. NaN where there is none.
     """
-    count = len(pairs.log_ratio)
+    count = len(cuts.log_ratio)
     if not count:
         return Error(rung, math.nan, math.nan, math.nan, math.nan)
-    middle = float(pairs.log_ratio.mean())
-    half = NormalDist().inv_cdf(SURE) * float(np.sqrt(np.square(pairs.deviation).sum())) / count
+    middle = float(cuts.log_ratio.mean())
+    half = NormalDist().inv_cdf(SURE) * float(np.sqrt(np.square(cuts.deviation).sum())) / count
     if count > 1:
-        spread = float(pairs.log_ratio.std(ddof=1)) / math.sqrt(count)
+        spread = float(cuts.log_ratio.std(ddof=1)) / math.sqrt(count)
         half = max(half, student_quantile(SURE, count - 1) * spread)
     low, error, high = (math.expm1(value) for value in (middle - half, middle, middle + half))
-    return Error(rung, float(np.exp(np.log(pairs.capacities_qps).mean())), error, low, high)
+    return Error(rung, float(np.exp(np.log(cuts.capacities_qps).mean())), error, low, high)
 
 
 def verdict_of(error: Error) -> str:
@@ -88,7 +111,7 @@ def table_of(server: str, rows: Sequence[Row], rungs: Sequence[str]) -> str:
 
 
 def _lines(server: str, rows: Sequence[Row], rungs: Sequence[str]) -> Iterator[str]:
-    references = [row["capacity_qps"] for row in rows if row["rung"] == "R" and row["capacity_qps"]]
+    references = [row["capacity_qps"] for row in _found(rows, "R").values()]
     yield f"### {server}"
     yield ""
     yield "| rung | what is sent | capacity | error | 95 % interval | bar | searches |"
@@ -96,7 +119,7 @@ def _lines(server: str, rows: Sequence[Row], rungs: Sequence[str]) -> Iterator[s
     middle = f"{float(np.exp(np.mean(np.log(references)))):.1f}/s" if references else "-"
     yield f"| R | {NAMES['R']} | {middle} | | | | {_statuses(rows, 'R')} |"
     for rung in rungs:
-        error = error_of(rung, pairs_of(rows, rung))
+        error = error_of(rung, cuts_of(rows, rung))
         known = not math.isnan(error.error)
         figures = (
             f"{error.capacity_qps:.1f}/s | {error.error:+.1%} | {error.low:+.1%} to {error.high:+.1%}"
@@ -104,6 +127,9 @@ def _lines(server: str, rows: Sequence[Row], rungs: Sequence[str]) -> Iterator[s
             else "- | - | -"
         )
         yield f"| {rung} | {NAMES[rung]} | {figures} | {verdict_of(error)} | {_statuses(rows, rung)} |"
+    if not math.isnan(transfer := transfer_of(rows)):
+        yield ""
+        yield f"Transfer error: replays of the two halves differ by {transfer:.1%} on average."
 
 
 def _statuses(rows: Sequence[Row], rung: str) -> str:
