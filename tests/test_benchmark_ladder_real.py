@@ -331,6 +331,11 @@ class TestErrors:
         assert "| - | - | - |" in lines[6]
         assert "| 98.0/s | -2.0% |" in lines[7]
 
+    def test_a_capacity_without_its_reference_is_told_all_the_same(self) -> None:
+        table = table_of("ranking", [line("R", None), line("L0", 150)], ("L0",))
+
+        assert "| 150.0/s | - | - |" in table
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("rung", ["L2", "R"])

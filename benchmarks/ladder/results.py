@@ -111,25 +111,25 @@ def table_of(server: str, rows: Sequence[Row], rungs: Sequence[str]) -> str:
 
 
 def _lines(server: str, rows: Sequence[Row], rungs: Sequence[str]) -> Iterator[str]:
-    references = [row["capacity_qps"] for row in _found(rows, "R").values()]
     yield f"### {server}"
     yield ""
     yield "| rung | what is sent | capacity | error | 95 % interval | bar | searches |"
     yield "|---|---|---|---|---|---|---|"
-    middle = f"{float(np.exp(np.mean(np.log(references)))):.1f}/s" if references else "-"
-    yield f"| R | {NAMES['R']} | {middle} | | | | {_statuses(rows, 'R')} |"
+    yield f"| R | {NAMES['R']} | {_capacity(rows, 'R')} | | | | {_statuses(rows, 'R')} |"
     for rung in rungs:
         error = error_of(rung, cuts_of(rows, rung))
-        known = not math.isnan(error.error)
-        figures = (
-            f"{error.capacity_qps:.1f}/s | {error.error:+.1%} | {error.low:+.1%} to {error.high:+.1%}"
-            if known
-            else "- | - | -"
-        )
-        yield f"| {rung} | {NAMES[rung]} | {figures} | {verdict_of(error)} | {_statuses(rows, rung)} |"
+        interval = f"{error.error:+.1%} | {error.low:+.1%} to {error.high:+.1%}"
+        figures = "- | -" if math.isnan(error.error) else interval
+        told = f"{_capacity(rows, rung)} | {figures} | {verdict_of(error)}"
+        yield f"| {rung} | {NAMES[rung]} | {told} | {_statuses(rows, rung)} |"
     if not math.isnan(transfer := transfer_of(rows)):
         yield ""
         yield f"Transfer error: replays of the two halves differ by {transfer:.1%} on average."
+
+
+def _capacity(rows: Sequence[Row], rung: str) -> str:
+    found = [row["capacity_qps"] for row in _found(rows, rung).values()]
+    return f"{float(np.exp(np.mean(np.log(found)))):.1f}/s" if found else "-"
 
 
 def _statuses(rows: Sequence[Row], rung: str) -> str:
