@@ -4,7 +4,8 @@ A server, the recording proxy before it, and the client are processes of their o
 repository's examples (``make demo`` sets them up) or, by default, one that does nothing but wait. The same
 open-loop load, Poisson arrivals over kept connections, goes to the server and through the proxy in turn;
 latency runs from the moment a request was due. Printed are the median and the 99th percentile of both, the
-differences as the median over rounds, and how many requests were lost or not recorded.
+differences (the median request by request, the percentile as a whole) as the median over rounds, and how many
+requests were lost or not recorded.
 
 With ``--replay`` awkward traffic (``benchmarks.awkward``) is then recorded for ``--replay-s`` seconds, and
 replayed against the same server. Printed are the share of replies in time and how the requests, at the times
@@ -101,31 +102,35 @@ async def compare(
     """Load both ways in turn with the same requests; what each took, and the differences of each round."""
     clients = {"direct": Client(server.port), "recorded": Client(proxy_port)}
     seen = {way: Seen() for way in clients}
+    added = []
     for number in range(-1, options.rounds):
         seed = options.seed + 1 + number
         rng = np.random.default_rng([seed, 1])
         due_s = poisson(options.rate, options.seconds, rng)
         load = Awkward(due_s, rng.standard_normal(len(due_s)), rng.integers(0, 5_000, len(due_s)))
         requests = server.requests(load, seed)
+        took = {}
         for way in ("direct", "recorded") if number % 2 else ("recorded", "direct"):
             gc.collect()
-            latencies_ms = await clients[way].play(due_s.tolist(), requests)
+            took[way] = await clients[way].play(due_s.tolist(), requests)
             # The first round warms up; what it loses is lost all the same.
             if number >= 0:
-                seen[way].add(latencies_ms)
+                seen[way].add(took[way])
             else:
-                seen[way].count(latencies_ms)
-    added = [
-        (through - direct, through_p99 - direct_p99)
-        for direct, through, direct_p99, through_p99 in zip(
-            seen["direct"].medians_ms,
-            seen["recorded"].medians_ms,
-            seen["direct"].p99s_ms,
-            seen["recorded"].p99s_ms,
-            strict=True,
-        )
-    ]
+                seen[way].count(took[way])
+        if number >= 0:
+            p99_ms = seen["recorded"].p99s_ms[-1] - seen["direct"].p99s_ms[-1]
+            added.append((added_ms(took["direct"], took["recorded"]), p99_ms))
     return seen, added
+
+
+def added_ms(direct_ms: Sequence[float | None], recorded_ms: Sequence[float | None]) -> float:
+    """The median of what each request took more: how requests differ among themselves is no part of it."""
+    return statistics.median(
+        through - straight
+        for straight, through in zip(direct_ms, recorded_ms, strict=True)
+        if straight is not None and through is not None
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

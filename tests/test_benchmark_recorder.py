@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import recorder
-from benchmarks.recorder import Seen
+from benchmarks.recorder import Seen, added_ms
 from benchmarks.replayed import Replayed, compared, paired, replay
 from pytest_capacity.measurement.recorded import load_recorded
 from pytest_capacity.measurement.replaying import Played
@@ -110,6 +110,10 @@ def test_lost_requests_are_counted_and_the_rest_makes_the_figures() -> None:
     seen.count([None, 5.0])
 
     assert (seen.sent, seen.lost, seen.medians_ms) == (6, 2, [2.0])
+
+
+def test_what_is_added_is_the_median_request_by_request() -> None:
+    assert added_ms([10.0, 1.0, None, 5.0, 7.0], [10.5, 1.4, 3.0, None, 9.0]) == pytest.approx(0.5)
 
 
 @pytest.mark.slow
