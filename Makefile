@@ -60,7 +60,7 @@ demo-embedding: check $(VENV)/.installed $(EMBEDDING)/.venv/.installed $(ENCODER
 # The sentence encoder's own tests are skipped without its environment, which this makes (under a minute).
 test: lint $(EMBEDDING)/.venv/.installed $(ENCODER)
 	@printf '==> %s\n' 'running the test suite (some minutes)'
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python -m pytest -n 2
 
 lint: $(VENV)/.installed-dev
 	$(call step,ruff check,$(VENV)/bin/python -m ruff check .)

@@ -172,14 +172,17 @@ def test_a_trace_of_one_row_has_no_rate(tmp_path: Path, capsys: pytest.CaptureFi
     assert main(["inspect", str(tmp_path / "a.jsonl")]) == 0
 
 
-def test_people_get_figures_and_histograms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_people_get_figures_and_histograms(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     rows = [
         TraceRow(t / 10, op="rank", size={"items": t % 7}, keys=(f"u{t % 3}",), session="s", prefix=(t % 5,))
         for t in range(1000)
     ]
     path = trace(tmp_path / "a.trace.jsonl", rows, prefix_block=16)
+    monkeypatch.chdir(tmp_path)
 
-    assert main(["inspect", str(path)]) == 0
+    assert main(["inspect", path.name]) == 0
 
     printed = capsys.readouterr().out
     assert "1,000 rows in 99.9 s" in printed

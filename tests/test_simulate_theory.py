@@ -139,7 +139,9 @@ def test_a_row_without_a_time_is_named(tmp_path: Path, row: str) -> None:
         read_times(path)
 
 
-@pytest.mark.parametrize("content", [gzip.compress(b'{"t": 1}')[:-5], gzip.compress(b"\xff")])
+@pytest.mark.parametrize(
+    "content", [gzip.compress(b'{"t": 1}')[:-5], gzip.compress(b"\xff")], ids=["cut short", "no text"]
+)
 def test_a_broken_trace_is_named(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "day.trace.jsonl.gz"
     path.write_bytes(content)
