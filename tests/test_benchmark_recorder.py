@@ -41,6 +41,8 @@ def replayed(tmp_path: Path, late_s: float = 0.0, latency_s: float = 0.01) -> Re
         rows_seen=0.0,
         keyed=0,
         keys_seen=0.0,
+        scheduled=count,
+        over=0,
     )
     intended_s = 3.0 + stretch.schedule.offsets_s
     sent_s = intended_s + late_s * np.random.default_rng(0).random(count)
