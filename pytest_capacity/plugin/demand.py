@@ -81,8 +81,8 @@ def read_demand(arguments: Mapping[str, object]) -> Demand:
         max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
         model=_read_model(arguments.get("model")),
         trace=_read_trace(arguments),
-        trace_mode=_read_trace_mode(arguments),
-        sessions=_read_sessions(arguments),
+        trace_mode=_read_choice(arguments, "trace_mode", TRACE_MODES),
+        sessions=_read_choice(arguments, "sessions", SESSIONS),
     )
 
 
@@ -108,8 +108,8 @@ def read_replay_demand(arguments: Mapping[str, object]) -> ReplayDemand:
         qps=qps,
         rate=1.0 if rate is None else rate,
         duration_s=duration_s,
-        trace_mode=_read_trace_mode(arguments),
-        sessions=_read_sessions(arguments),
+        trace_mode=_read_choice(arguments, "trace_mode", TRACE_MODES),
+        sessions=_read_choice(arguments, "sessions", SESSIONS),
         max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
         model=_read_model(arguments.get("model")),
     )
@@ -172,8 +172,8 @@ def read_search_demand(arguments: Mapping[str, object]) -> SearchDemand:
         max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
         model=_read_model(arguments.get("model")),
         trace=_read_trace(arguments),
-        trace_mode=_read_trace_mode(arguments),
-        sessions=_read_sessions(arguments),
+        trace_mode=_read_choice(arguments, "trace_mode", TRACE_MODES),
+        sessions=_read_choice(arguments, "sessions", SESSIONS),
     )
 
 
@@ -214,25 +214,15 @@ def _read_trace(arguments: Mapping[str, object]) -> str | None:
     return os.fsdecode(value)
 
 
-def _read_trace_mode(arguments: Mapping[str, object]) -> str:
-    value = arguments.get("trace_mode")
+def _read_choice(arguments: Mapping[str, object], name: str, choices: tuple[str, ...]) -> str:
+    """One of the ways to send a trace, the first unless given."""
+    value = arguments.get(name)
     if value is None:
-        return "superpose"
-    if value not in TRACE_MODES:
-        raise ValueError(f"trace_mode={value!r} is neither 'superpose' nor 'compress'")
+        return choices[0]
+    if value not in choices:
+        raise ValueError(f"{name}={value!r} is neither {choices[0]!r} nor {choices[1]!r}")
     if arguments.get("trace") is None:
-        raise TypeError("trace_mode is given and no trace")
-    return str(value)
-
-
-def _read_sessions(arguments: Mapping[str, object]) -> str:
-    value = arguments.get("sessions")
-    if value is None:
-        return "timed"
-    if value not in SESSIONS:
-        raise ValueError(f"sessions={value!r} is neither 'timed' nor 'causal'")
-    if arguments.get("trace") is None:
-        raise TypeError("sessions is given and no trace")
+        raise TypeError(f"{name} is given and no trace")
     return str(value)
 
 
