@@ -23,6 +23,10 @@ SWEEP_S = 0.02
 AHEAD_LEAST, AHEAD_SHARE, AHEAD_MOST = 2, 0.25, 64
 """Connections held ready beyond those in use: arrivals that come by chance exceed their mean by some."""
 
+OPENED_AT_ONCE = 2
+"""Making a connection takes the loop a tenth of a millisecond: between so many, due requests leave, and
+connections that come free meanwhile save making others."""
+
 REFUSED_S = 1.0
 """Where a connection ahead of need was refused, none is tried for a second: needed ones still are."""
 
@@ -67,6 +71,7 @@ class FastSender:
         self._waiting: deque[_Waiting] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self._ahead = False
+        self._owed = self._opened = 0
         self._ahead_from_s = self._swept_s = -1.0
         self._ending = False
 
@@ -137,9 +142,8 @@ class FastSender:
             self._sweep(now_s)
         if self._ahead and now_s >= self._ahead_from_s and not self._ending:
             ahead = min(AHEAD_MOST, AHEAD_LEAST + int(AHEAD_SHARE * self.in_flight))
-            lacking = self.in_flight + ahead - len(self._all) - len(self._opening)
-            for _ in range(min(lacking, self._room())):
-                self._open_another()
+            self._owed = self.in_flight + ahead - len(self._all) - len(self._opening)
+            self._open_lacking()
 
     async def close(self) -> None:
         """Cancel what is in flight, tell its rows, and close every connection."""
@@ -187,8 +191,7 @@ class FastSender:
     def lost(self, connection: Connection) -> None:
         """Forget a connection; requests that counted on it get another."""
         self._all.discard(connection)
-        if not self._ending:
-            self._open_for_waiting()
+        self._open_lacking()
 
     def finished(self) -> None:
         """Count a request that has ended."""
@@ -205,14 +208,25 @@ class FastSender:
         self.waits += 1
         self.rows.sent(row, self._operation[index], intended_s, sent_s)
         self._waiting.append(_Waiting(row, intended_s, index, sent_s))
-        self._open_for_waiting()
+        self._open_lacking()
 
-    def _room(self) -> int:
-        return self.desk.max_in_flight - len(self._all) - len(self._opening)
+    def _lacking(self) -> int:
+        """How many more connections are to be made: for the requests that wait, and ahead of need."""
+        room = self.desk.max_in_flight - len(self._all) - len(self._opening)
+        return min(max(len(self._waiting) - len(self._opening), self._owed), room)
 
-    def _open_for_waiting(self) -> None:
-        for _ in range(min(len(self._waiting) - len(self._opening), self._room())):
+    def _open_lacking(self) -> None:
+        """Make the connections that lack, a few in each turn of the loop."""
+        while self._opened < OPENED_AT_ONCE and self._lacking() > 0 and not self._ending:
+            self._opened += 1
+            self._owed -= 1
             self._open_another()
+            if self._opened == 1:
+                self._loop.call_soon(self._open_next)
+
+    def _open_next(self) -> None:
+        self._opened = 0
+        self._open_lacking()
 
     def _open_another(self) -> None:
         task = self._loop.create_task(self._open())
@@ -240,6 +254,7 @@ class FastSender:
             elif connection.open:
                 self.opened(connection)
             return
+        self._owed = 0
         self._ahead_from_s = self._now_s() + REFUSED_S
         if error is not None:
             self._fail_waiting(error)

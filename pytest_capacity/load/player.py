@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pytest_capacity.load.pacing import Plan, Stretch
+from pytest_capacity.load.precedence import Precedence
 from pytest_capacity.load.rows import Told
 from pytest_capacity.load.sending import Desk, MakeSender, operation_numbers
 from pytest_capacity.load.spin import Lead
@@ -47,10 +48,17 @@ class Player:
     """Sends on one event loop; but for ``batches``, all of it belongs to that loop's thread.
 
     ``batches`` is filled here and emptied by whoever makes reports. ``halt`` is called once, with the
-    reason, where playing cannot go on.
+    reason, where playing cannot go on. ``precedence`` is the loop's thread's, where it may run first.
     """
 
-    def __init__(self, desk: Desk, make_sender: MakeSender, *, halt: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        desk: Desk,
+        make_sender: MakeSender,
+        *,
+        halt: Callable[[str], object],
+        precedence: Precedence | None = None,
+    ) -> None:
         self.batches: deque[Batch] = deque()
         self.desk = desk
         self._halt = halt
@@ -65,6 +73,7 @@ class Player:
         self._rows = desk.rows
         self._alarm = Alarm(self._loop)
         self._lead = Lead(self._alarm.lead_s)
+        self._precedence = precedence
         self._plan = Plan()
         self._closed: _ClosedLoop | None = None
         self._refilling = False
@@ -78,7 +87,7 @@ class Player:
         """Begin an era with rows that replace what was due at or after their first; end a closed loop."""
         if stretch.next == stretch.end:
             return
-        self._begin_era()
+        self._begin_era(open_loop=True)
         self._closed = None
         self._sender.foresee(open_loop=True)
         self._plan.play(stretch)
@@ -87,7 +96,7 @@ class Player:
 
     def hold(self, first_row: int, concurrency: int, request_index: array[int]) -> None:
         """Begin an era with a closed loop; what was played before is withdrawn."""
-        self._begin_era()
+        self._begin_era(open_loop=False)
         self._plan.clear()
         self._rows.heed = None
         self._change()
@@ -146,10 +155,12 @@ class Player:
     def _now_s(self) -> float:
         return time.monotonic() - self._origin_s
 
-    def _begin_era(self) -> None:
+    def _begin_era(self, *, open_loop: bool) -> None:
         self.cut()
         self._meter.begin_era(self._sender.waits)
         self._lead.begin()
+        if self._precedence is not None:
+            self._precedence.begin(open_loop=open_loop)
 
     def _change(self) -> None:
         self._changes += 1
@@ -159,6 +170,8 @@ class Player:
         now_s = time.monotonic()
         self._meter.woke(now_s - due_s)
         self._sender.tend()
+        if self._precedence is not None:
+            self._precedence.review()
         trouble = self._lead.review(now_s, self._meter.spin_s)
         if trouble is not None:
             self.desk.note(trouble)

@@ -65,6 +65,14 @@ def run_first() -> bool:
     return True
 
 
+def run_in_turn() -> None:
+    """Have the calling thread share its core again, as one that is let in as soon as it wakes up."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    wake_soon()
+
+
 def ask_for_short_slices() -> bool:
     """Ask that the calling thread be let in soon after it wakes up; False where the system cannot.
 

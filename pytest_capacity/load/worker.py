@@ -32,7 +32,7 @@ from pytest_capacity.load.messages import (
 )
 from pytest_capacity.load.pacing import Stretch
 from pytest_capacity.load.player import Player
-from pytest_capacity.load.priority import run_first, wake_soon
+from pytest_capacity.load.precedence import Precedence
 from pytest_capacity.load.sending import Desk, new_event_loop
 from pytest_capacity.load.turns import Columns
 
@@ -170,7 +170,7 @@ class Worker:
             gc.collect()
             gc.freeze()
             gc.disable()
-            self._player = Player(desk, FastSender, halt=self._halt)
+            self._player = Player(desk, FastSender, halt=self._halt, precedence=Precedence())
         except Exception as error:  # noqa: BLE001 - whatever the target's modules raise is told to the opener
             self._link.send({"kind": "refused", "message": f"{type(error).__name__}: {error}"})
             return
@@ -282,8 +282,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     allow_files()
     link = socket.socket(fileno=int(sys.argv[1]))
-    if not run_first():
-        wake_soon()
     loop = new_event_loop()
     try:
         loop.run_until_complete(_serve(loop, link))
