@@ -40,11 +40,23 @@ from benchmarks.loadgen.processes import child, processes, read_process, tree_cp
 from benchmarks.loadgen.servers import ServerFailed, c_server
 from benchmarks.loadgen.tables import combined, figure, noise_text, of
 from benchmarks.loadgen.tlsserver import message_length
-from benchmarks.loadgen.witness import EVERY_S, Reading, Witnessed, judge_run, parse_stat
+from benchmarks.loadgen.witness import (
+    EVERY_S,
+    Reading,
+    Witnessed,
+    judge_run,
+    parse_stat,
+    parse_switches,
+    read_now,
+)
 from pytest_capacity.load.aiohttp_engine import AiohttpEngine
 
 pytestmark = pytest.mark.skipif(shutil.which("taskset") is None, reason="no taskset (util-linux)")
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler")
+
+
+ROUNDING_S = 0.01 * (os.cpu_count() or 1)
+"""What /proc/stat rounds idle time to, a core."""
 
 
 def quiet(seconds: int, **changes: float) -> list[Reading]:
@@ -94,6 +106,52 @@ class TestWitness:
         assert judge_run(stolen, 1.0, 5.0).reasons == ("2.0% of a core was stolen",)
         assert judge_run(throttled, 1.0, 5.0).reasons == ("throttled by the cgroup for 50 ms",)
 
+    @pytest.mark.parametrize(
+        ("nobodys", "others", "switches", "foreign"),
+        [
+            (0.12, 0.0, 42_000, 0.0),  # cores going to sleep and back under our own traffic
+            (0.12, 0.1, 42_000, 0.1),  # beside it a process that can be seen
+            (0.12, 0.0, 1_000, 0.117),  # so few switches do not take so much: somebody is hidden
+            (0.5, 0.0, 42_000, 0.374),  # nor do many take that much
+            (-0.01, 0.1, 42_000, 0.09),  # rounding
+            (0.2, -30.0, 0, 0.2),  # one that ended takes along what it burnt before
+        ],
+    )
+    def test_what_our_traffic_costs_the_kernel_is_ours_and_nothing_else(
+        self, nobodys: float, others: float, switches: float, foreign: float
+    ) -> None:
+        busy = nobodys + max(others, 0.0)
+        readings = [
+            replace(
+                one,
+                busy_s=one.busy_s + busy * one.at_s,
+                others_s=100.0 + others * one.at_s,
+                switches=switches * one.at_s,
+            )
+            for one in quiet(6)
+        ]
+
+        said = judge_run(readings, 1.0, 5.0)
+
+        assert said.foreign == pytest.approx(foreign)
+        assert said.clean == (foreign <= 0.05)
+
+    @pytest.mark.parametrize("ends", [False, True])
+    def test_a_process_that_burns_beside_us_is_seen_whether_it_ends_or_not(self, ends: bool) -> None:
+        burn = "import time\nwhile time.process_time() < 0.5: pass\nprint('burnt', flush=True)\n"
+        with child([sys.executable, "-c", "input()"]) as participant:
+            first = read_now(participant.process.pid)
+            with child([sys.executable, "-c", burn if ends else burn + "input()"]) as hog:
+                assert hog.hear() == "burnt\n"
+                if ends:
+                    hog.process.wait(20)
+                last = read_now(participant.process.pid)
+
+        assert last.others_s - first.others_s >= 0.45
+        assert last.switches > first.switches
+        seen = judge_run([replace(first, switches=0.0), replace(last, switches=1e9)], first.at_s, last.at_s)
+        assert seen.foreign * (last.at_s - first.at_s) >= 0.45 - ROUNDING_S
+
     def test_rounding_in_a_short_last_slice_is_no_burst(self) -> None:
         last = Reading(5.001, 105.021, 45.001)
 
@@ -118,6 +176,10 @@ class TestWitness:
         after = "cpu  0 0 0 50 0 20 30 0\ncpu0 1\n"
 
         assert parse_stat(after, 1.0)[0] - parse_stat(before, 0.0)[0] == pytest.approx(0.2)
+
+    def test_switches_are_counted_from_the_line_that_tells_them(self) -> None:
+        assert parse_switches("cpu  1 2 3 4\nctxt 1234\nbtime 5\n") == 1234
+        assert parse_switches("cpu  1 2 3 4\n") == 0
 
     def test_a_tree_holds_descendants_and_their_time(self) -> None:
         with child(

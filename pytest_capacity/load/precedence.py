@@ -4,8 +4,8 @@ The kernel lets real-time threads have 0.95 s of each second and holds them back
 "Limiting the CPU usage of real-time and deadline processes"): 50 ms in which nothing leaves. Coming first is
 for a thread that mostly sleeps. One that is awake nearly all the time, since it waits for the next of some
 tens of thousands of sends a second, has nothing to gain from it: nobody needs to be pushed aside for it to
-wake up, and only among its equals does the kernel move it to a core that is free. Nor has a closed loop, which
-sends when a reply is there.
+wake up, and only among its equals does the kernel move it to a core that is free. Nor has a closed loop,
+which sends when a reply is there.
 """
 
 from __future__ import annotations
