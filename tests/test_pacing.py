@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 
 import numpy as np
@@ -35,6 +36,13 @@ def test_rows_come_in_order_and_only_when_due() -> None:
     assert plan.next_due_s() == 3.0
     assert drain(plan) == [(7, 3.0)]
     assert plan.next_due_s() is None
+
+
+@pytest.mark.parametrize(
+    ("times", "gap_s"), [([1.0, 2.0, 4.0], 1.5), ([3.0, 3.0], 0.0), ([1.0], math.inf), ([], math.inf)]
+)
+def test_the_mean_gap_is_that_between_rows(times: list[float], gap_s: float) -> None:
+    assert rows(0, times).mean_gap_s() == gap_s
 
 
 @given(st.lists(TIMES, max_size=5), st.integers(0, 20))

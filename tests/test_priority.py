@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_capacity.load.precedence import MOST_AWAKE, Overdraft, Precedence
+from pytest_capacity.load.precedence import LEAST_GAP_S, MOST_AWAKE, Overdraft, Precedence
 from pytest_capacity.load.priority import ask_for_short_slices, run_first, wake_soon
 
 KERNEL_SHARE, KERNEL_PERIOD_S = 0.95, 1.0
@@ -83,7 +83,7 @@ def test_what_was_left_makes_good_for_what_was_taken() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has it")
-def test_a_thread_that_never_sleeps_takes_its_turn_as_does_one_that_keeps_a_loop_closed() -> None:
+def test_a_thread_that_never_sleeps_takes_its_turn_at_once_where_that_can_be_foreseen() -> None:
     policies: list[int] = []
 
     def work() -> None:
@@ -93,8 +93,8 @@ def test_a_thread_that_never_sleeps_takes_its_turn_as_does_one_that_keeps_a_loop
         while precedence.is_first and time.monotonic() < until_s:
             precedence.review()
         policies.append(os.sched_getscheduler(0))
-        for open_loop in (True, False):
-            precedence.begin(open_loop=open_loop)
+        for gap_s in (0.001, 0.0, 0.001, LEAST_GAP_S / 2):
+            precedence.begin(gap_s=gap_s)
             policies.append(os.sched_getscheduler(0))
 
     thread = threading.Thread(target=work)
@@ -103,4 +103,4 @@ def test_a_thread_that_never_sleeps_takes_its_turn_as_does_one_that_keeps_a_loop
 
     if policies[0] == os.SCHED_OTHER:
         pytest.skip("not permitted to run first")
-    assert policies == [os.SCHED_RR, os.SCHED_OTHER, os.SCHED_RR, os.SCHED_OTHER]
+    assert policies == [os.SCHED_RR, os.SCHED_OTHER] * 3

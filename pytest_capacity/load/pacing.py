@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from array import array
 from bisect import bisect_left
 from collections import deque
@@ -28,6 +29,12 @@ class Stretch:
     next: int
     end: int
     turns: Columns | None = None
+
+    def mean_gap_s(self) -> float:
+        """The mean time between the rows that are left; infinite for one row or none."""
+        if self.end - self.next < 2:
+            return math.inf
+        return (self.intended_s[self.end - 1] - self.intended_s[self.next]) / (self.end - self.next - 1)
 
 
 def stretch(

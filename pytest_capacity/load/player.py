@@ -87,7 +87,7 @@ class Player:
         """Begin an era with rows that replace what was due at or after their first; end a closed loop."""
         if stretch.next == stretch.end:
             return
-        self._begin_era(open_loop=True)
+        self._begin_era(stretch.mean_gap_s())
         self._closed = None
         self._sender.foresee(open_loop=True)
         self._plan.play(stretch)
@@ -96,7 +96,7 @@ class Player:
 
     def hold(self, first_row: int, concurrency: int, request_index: array[int]) -> None:
         """Begin an era with a closed loop; what was played before is withdrawn."""
-        self._begin_era(open_loop=False)
+        self._begin_era(0.0)
         self._plan.clear()
         self._rows.heed = None
         self._change()
@@ -155,12 +155,12 @@ class Player:
     def _now_s(self) -> float:
         return time.monotonic() - self._origin_s
 
-    def _begin_era(self, *, open_loop: bool) -> None:
+    def _begin_era(self, gap_s: float) -> None:
         self.cut()
         self._meter.begin_era(self._sender.waits)
         self._lead.begin()
         if self._precedence is not None:
-            self._precedence.begin(open_loop=open_loop)
+            self._precedence.begin(gap_s=gap_s)
 
     def _change(self) -> None:
         self._changes += 1

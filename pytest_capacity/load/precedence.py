@@ -10,6 +10,7 @@ which sends when a reply is there.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass
 
@@ -17,6 +18,10 @@ from pytest_capacity.load.priority import run_first, run_in_turn
 
 MOST_AWAKE = 0.9
 """The share of its core that a thread may take while it runs first, with room below the kernel's 0.95."""
+
+LEAST_GAP_S = 60e-6
+"""Between sends on the average. Where it is less there is no time to sleep: waking up takes as long. To run
+first and give way later would be worse than not to: what had to wait meanwhile then comes all at once."""
 
 GRACE_S = 0.02
 """Processor time beyond that share, until the thread takes its turn: the kernel steps in after 50 ms."""
@@ -43,13 +48,17 @@ class Precedence:
     def __init__(self) -> None:
         self.is_first = False
         run_in_turn()
-        self.begin(open_loop=True)
+        self.begin(gap_s=math.inf)
 
-    def begin(self, *, open_loop: bool) -> None:
-        """Begin an era: run first for an open loop, where the system permits it."""
-        if self.is_first and not open_loop:
+    def begin(self, *, gap_s: float) -> None:
+        """Begin an era with such a gap between sends, 0 for a closed loop.
+
+        The thread runs first where it will sleep, and where the system permits it.
+        """
+        will_sleep = gap_s >= LEAST_GAP_S
+        if self.is_first and not will_sleep:
             self._give_way()
-        elif open_loop and not self.is_first:
+        elif will_sleep and not self.is_first:
             self._overdraft = Overdraft()
             self._at_s, self._cpu_s = time.monotonic(), time.thread_time()
             self.is_first = run_first()

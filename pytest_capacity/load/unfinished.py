@@ -20,9 +20,17 @@ class Unfinished:
 
     def add(self, samples: Samples) -> None:
         """Take in what was told: rows sent, and rows that ended."""
-        ended = samples.outcome != Outcome.PENDING
-        known = join_samples([self._open, _rows(samples, ~ended)])
-        self._open = _rows(known, ~np.isin(known.row, samples.row[ended]))
+        is_sent = samples.outcome == Outcome.PENDING
+        ended = samples.row[~is_sent]
+        # Most rows end within the report that tells of their start: these are never copied.
+        sent = np.flatnonzero(is_sent)
+        sent = sent[~np.isin(samples.row[sent], ended)]
+        self._open = join_samples(
+            [
+                _rows(self._open, ~np.isin(self._open.row, ended)),
+                _rows(samples, sent),
+            ]
+        )
 
     def cancelled(self) -> Samples:
         """The end of what is left, as no evidence; afterwards nothing is."""
