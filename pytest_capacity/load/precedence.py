@@ -4,8 +4,7 @@ The kernel lets real-time threads have 0.95 s of each second and holds them back
 "Limiting the CPU usage of real-time and deadline processes"): 50 ms in which nothing leaves. Coming first is
 for a thread that mostly sleeps. One that is awake nearly all the time, since it waits for the next of some
 tens of thousands of sends a second, has nothing to gain from it: nobody needs to be pushed aside for it to
-wake up, and only among its equals does the kernel move it to a core that is free. Nor has a closed loop,
-which sends when a reply is there.
+wake up, and only among its equals does the kernel move it to a core that is free.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import math
 import time
 from dataclasses import dataclass
 
-from pytest_capacity.load.priority import run_first, run_in_turn
+from pytest_capacity.load.priority import run_first, run_in_turn, wake_soon
 
 MOST_AWAKE = 0.9
 """The share of its core that a thread may take while it runs first, with room below the kernel's 0.95."""
@@ -47,21 +46,22 @@ class Precedence:
 
     def __init__(self) -> None:
         self.is_first = False
-        run_in_turn()
         self.begin(gap_s=math.inf)
 
     def begin(self, *, gap_s: float) -> None:
-        """Begin an era with such a gap between sends, 0 for a closed loop.
+        """Begin an era with such a gap between sends, infinite where it is not known beforehand.
 
-        The thread runs first where it will sleep, and where the system permits it.
+        The thread runs first where it may sleep between, and where the system permits it.
         """
-        will_sleep = gap_s >= LEAST_GAP_S
-        if self.is_first and not will_sleep:
+        may_sleep = gap_s >= LEAST_GAP_S
+        if self.is_first and not may_sleep:
             self._give_way()
-        elif will_sleep and not self.is_first:
+        elif may_sleep and not self.is_first:
             self._overdraft = Overdraft()
             self._at_s, self._cpu_s = time.monotonic(), time.thread_time()
             self.is_first = run_first()
+            if not self.is_first:
+                wake_soon()
 
     def review(self) -> None:
         """Look, every few milliseconds, at how much of the core was taken since the last look."""

@@ -66,11 +66,14 @@ def run_first() -> bool:
 
 
 def run_in_turn() -> None:
-    """Have the calling thread share its core again, as one that is let in as soon as it wakes up."""
+    """Have the calling thread share its core with the others again, with short slices, at its own niceness.
+
+    A thread that is always awake gains a share by a higher priority, which it would take from the server.
+    """
     if sys.platform == "linux":
         with contextlib.suppress(OSError):
             os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
-    wake_soon()
+    ask_for_short_slices()
 
 
 def ask_for_short_slices() -> bool:
