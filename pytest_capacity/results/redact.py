@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache, lru_cache, partial
 from typing import Any
 from urllib.parse import quote, quote_plus
 
@@ -46,7 +46,7 @@ _PATTERNS = [
         (r"(\b[a-z][a-z0-9+.-]{0,20}://)[^\s/?#'\"<>]*@", rf"\1{MASK}@"),
         # (a test's node id, file.py::test[a@b], has no user)
         (
-            r"(?<![^\s'\"(<=,\[])(?![^\s:]*\.py::)[^\s:/@'\"<>(=,\[]+:[^\s/@'\"<>]+@(?=[\w\[])",
+            r"(?<![^\s'\"(<=,\[])[^\s:/@'\"<>(=,\[]+(?!(?<=\.py)::):[^\s/@'\"<>]+@(?=[\w\[])",
             f"{MASK}@",
         ),
         # A header whose value has several words: the line's rest, or the quoted value.
@@ -92,22 +92,23 @@ def redact_record(record: Mapping[str, Any], secrets: Iterable[str] = ()) -> dic
     Words of the schema's own are left as they are, so that the result stays a valid record. Numbers are left
     alone. Strings under a key that names a secret, and under ``headers``, are masked whatever they hold.
     """
-    known = tuple(secrets)
-    redacted: dict[str, Any] = _walk(record, known)
+    # Measurements repeat each other's texts, which take long to look through.
+    mask = cache(partial(redact_text, secrets=tuple(secrets)))
+    redacted: dict[str, Any] = _walk(record, mask)
     return redacted
 
 
-def _walk(value: Any, secrets: tuple[str, ...]) -> Any:
+def _walk(value: Any, mask: Callable[[str], str]) -> Any:
     if isinstance(value, str):
-        return value if value in own_words() else redact_text(value, secrets)
+        return value if value in own_words() else mask(value)
     if isinstance(value, Mapping):
-        return {_walk(str(key), secrets): _under(str(key), item, secrets) for key, item in value.items()}
+        return {_walk(str(key), mask): _under(str(key), item, mask) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_walk(item, secrets) for item in value]
+        return [_walk(item, mask) for item in value]
     return value
 
 
-def _under(key: str, value: Any, secrets: tuple[str, ...]) -> Any:
+def _under(key: str, value: Any, mask: Callable[[str], str]) -> Any:
     """What stands under a key, masked outright where the key says that it is secret."""
     if key.lower() == "headers" and isinstance(value, Mapping):
         value = {
@@ -116,7 +117,7 @@ def _under(key: str, value: Any, secrets: tuple[str, ...]) -> Any:
         }
     elif key not in own_words() and _SECRET_NAME.fullmatch(key):
         value = _masked(value)
-    return _walk(value, secrets)
+    return _walk(value, mask)
 
 
 def _masked(value: Any) -> Any:
