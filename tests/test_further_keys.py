@@ -8,11 +8,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_capacity.traffic.calibration import calibrate
 from pytest_capacity.traffic.columns import load_recording
 from pytest_capacity.traffic.fidelity import fidelity
 from pytest_capacity.traffic.further_keys import FurtherKeys
-from pytest_capacity.traffic.generation import generate
 from pytest_capacity.traffic.pattern import observe, plain_traffic
 from pytest_capacity.traffic.trace import TraceHeader, TraceRow, TraceWriter
 
@@ -51,9 +49,7 @@ def test_traffic_without_further_keys_has_the_first_ones_only() -> None:
     assert traffic.key_count == 5
 
 
-def test_a_recording_is_compared_by_all_keys_with_itself_and_by_the_first_with_a_model(
-    tmp_path: Path,
-) -> None:
+def test_a_recording_is_compared_by_all_keys_of_its_requests(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     path = tmp_path / "a.trace.jsonl"
     with TraceWriter(path, TraceHeader(resolution_s=0.001)) as writer:
@@ -61,13 +57,22 @@ def test_a_recording_is_compared_by_all_keys_with_itself_and_by_the_first_with_a
             items = [f"i{item}" for item in rng.integers(0, 300, 3)]
             writer.write(TraceRow(t / 10, keys=(f"u{rng.integers(0, 40)}", *items)))
     observed = observe(load_recording(path))
-    model = generate(calibrate(observed.traffic), 0)
 
     same = {one.name: one for one in fidelity(observed.traffic, observed.traffic)}
-    modelled = {one.name: one for one in fidelity(observed.traffic, model)}
 
-    growth = "keys: growth of distinct ones per request"
-    assert same[growth].measure == 0
-    assert same[growth].recorded == (observed.traffic.key_count / 1600)
-    assert modelled[growth].recorded == len(np.unique(observed.traffic.key)) / 400
-    assert any("a workload model draws the first of each only" in warning for warning in observed.warnings)
+    growth = same["keys: growth of distinct ones per request"]
+    assert growth.measure == 0
+    assert growth.recorded == observed.traffic.key_count / 1600
+    assert observed.warnings == ()
+
+
+@given(KEYS, st.data())
+def test_keys_given_to_other_rows_are_those_rows_own(keys: list[list[int]], data: st.DataObject) -> None:
+    _, further = columns(keys)
+    rows = data.draw(st.lists(st.integers(0, len(keys) - 1), unique=True).map(sorted))
+    whose = data.draw(st.permutations(rows))
+
+    given_keys = further.given_to(np.array(rows, dtype=np.int64), np.array(whose, dtype=np.int64))
+
+    found = list(zip(given_keys.row.tolist(), given_keys.key.tolist(), strict=True))
+    assert found == [(row, key) for row, own in zip(rows, whose, strict=True) for key in keys[own][1:]]

@@ -111,7 +111,7 @@ class RecordedRows:
 
 
 class GeneratedRows:
-    """Rows drawn from a workload model: operation, sizes, key and session; a factory makes their bodies."""
+    """Rows drawn from a workload model: operation, sizes, keys and session; a factory makes their bodies."""
 
     def __init__(self, path: Path, traffic: Traffic) -> None:
         self._path, self._traffic = path, traffic
@@ -122,7 +122,7 @@ class GeneratedRows:
     def read(self, index: int) -> tuple[TraceRow, bytes | None]:
         """The row; it has no body."""
         traffic = self._traffic
-        key, session = int(traffic.key[index]), int(traffic.session[index])
+        session = int(traffic.session[index])
         row = TraceRow(
             t=float(traffic.t_s[index]),
             id=str(index),
@@ -132,7 +132,7 @@ class GeneratedRows:
                 for name, column in traffic.sizes.items()
                 if np.isfinite(column[index])
             },
-            keys=() if key < 0 else (f"k{key}",),
+            keys=tuple(f"k{key}" for key in traffic.keys_of(np.array([index]))),
             session=None if session < 0 else f"s{session}",
         )
         return row, None

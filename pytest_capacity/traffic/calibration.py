@@ -13,7 +13,14 @@ from pytest_capacity.traffic.bursts import fit_halvings
 from pytest_capacity.traffic.fidelity import OTHER, profile_window_s
 from pytest_capacity.traffic.grids import quantile_grid, rank_links, rounded
 from pytest_capacity.traffic.pattern import Traffic, without_queries
-from pytest_capacity.traffic.reuse import Flags, KeyModel, fit_keys
+from pytest_capacity.traffic.reuse import Flags
+from pytest_capacity.traffic.several_keys import (
+    AGAIN,
+    FURTHER_UNIT,
+    fit_all_keys,
+    further_counts,
+    states_of,
+)
 from pytest_capacity.traffic.statistics import correlation, kept_unit, previous_of, ranks_of, size_kept
 from pytest_capacity.traffic.workload import STATES, Kind, SessionModel, State, Workload
 
@@ -26,7 +33,6 @@ ALIKE = 0.9
 
 SIZE_POINTS, SESSION_POINTS, SESSION_PARTS = 49, 33, 4
 LEAST_PER_WINDOW, MOST_WINDOWS = 6, 2000
-_NONE, _NEW, _AGAIN = range(3)
 
 
 def calibrate(
@@ -47,9 +53,10 @@ def calibrate(
     """
     rng = np.random.default_rng(seed)
     traffic = _with_fewer_operations(traffic)
-    group = traffic.key if traffic.key_count else traffic.session
-    state = _states(group)
-    kinds = _kind_rows(traffic, state)
+    state = states_of(traffic)
+    keys, further = fit_all_keys(traffic, state, _following(traffic).same_key)
+    counted = _with_further_counts(traffic)
+    kinds = _kind_rows(counted, state)
     window_s = _window_s(traffic, len(kinds))
     kept = kept_unit(traffic)
     return Workload(
@@ -59,8 +66,9 @@ def calibrate(
         tick_s=tick_s,
         window_s=window_s,
         halvings=tuple((round(few, 4), round(many, 4)) for few, many in fit_halvings(traffic.t_s, window_s)),
-        kinds=tuple(_kind(traffic, rows, STATES[int(state[rows[0]])], window_s, rng) for rows in kinds),
-        keys=_keys(traffic, state),
+        kinds=tuple(_kind(counted, rows, STATES[int(state[rows[0]])], window_s, rng) for rows in kinds),
+        keys=keys,
+        further=further,
         sessions=_sessions(traffic, state),
         keeps_size={} if kept is None else {kept: round(size_kept(traffic, kept), 4)},
         notes=tuple(notes),
@@ -80,9 +88,11 @@ def _with_fewer_operations(traffic: Traffic) -> Traffic:
     return replace(traffic, operation=place[traffic.operation], operations=names)
 
 
-def _states(group: Ints) -> Ints:
-    """Of each row, the index into ``STATES``."""
-    return np.where(group < 0, _NONE, np.where(previous_of(group) < 0, _NEW, _AGAIN)).astype(np.int64)
+def _with_further_counts(traffic: Traffic) -> Traffic:
+    """How many further keys a request has is a size of it."""
+    if not len(traffic.further_keys):
+        return traffic
+    return replace(traffic, sizes={**traffic.sizes, FURTHER_UNIT: further_counts(traffic)})
 
 
 def _kind_rows(traffic: Traffic, state: Ints) -> list[Ints]:
@@ -179,18 +189,12 @@ def _following(traffic: Traffic) -> _Following:
     return _Following(before, same)
 
 
-def _keys(traffic: Traffic, state: Ints) -> KeyModel | None:
-    keyed = traffic.key >= 0
-    same = _following(traffic).same_key
-    return fit_keys(traffic.key[keyed], (state == _NEW)[keyed], same[keyed])
-
-
 def _sessions(traffic: Traffic, state: Ints) -> SessionModel | None:
     if not traffic.session_count:
         return None
     following = _following(traffic)
     starts = (traffic.session >= 0) & (following.before < 0)
-    again = (state == _AGAIN) & (following.before >= 0) & (traffic.key >= 0)
+    again = (state == AGAIN) & (following.before >= 0) & (traffic.key >= 0)
     of_state = [state == number for number in range(len(STATES))]
     chances = [_chances(column, of_state) for column in (starts, following.before >= 0)]
     first_s = traffic.t_s[starts]

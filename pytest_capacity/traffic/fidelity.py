@@ -12,8 +12,9 @@ from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 
-from pytest_capacity.protocols import Floats, Json
+from pytest_capacity.protocols import Floats, Ints, Json
 from pytest_capacity.traffic.pattern import Traffic, without_queries
+from pytest_capacity.traffic.several_keys import of_one_kind
 from pytest_capacity.traffic.statistics import (
     correlation,
     distinct_growth,
@@ -285,24 +286,45 @@ def _operation_mix(recorded: Traffic, workload: Traffic) -> Statistic:
 def _locality(recorded: Traffic, workload: Traffic) -> Iterator[Statistic]:
     if recorded.key_count == 0:
         return
-    # A model has one key for each request: it is compared with the first.
-    whole = len(workload.further_keys) > 0
-    distances = [
-        stack_distances(one.further_keys.after(one.key) if whole else one.key[one.key >= 0])
-        for one in (recorded, workload)
-    ]
-    note = "" if len(distances[0]) >= LEAST_ROWS else f"fewer than {LEAST_ROWS} requests with a key"
+    all_keys = [one.further_keys.after(one.key) for one in (recorded, workload)]
+    yield from _locality_of("keys", *all_keys)
+    if len(recorded.further_keys) and not of_one_kind(recorded):
+        # A cache of users and one of items: the many look-ups of the one must not hide the other.
+        yield from _locality_of("first keys", *(one.key[one.key >= 0] for one in (recorded, workload)))
+    if len(recorded.further_keys):
+        yield from _sizes_of("keys of each request", *(_keys_of_each(one) for one in (recorded, workload)))
+        # A request that no cache knows anything of takes longer than several of which it lacks a little.
+        yield _ks("keys of each request: new ones", *(_new_of_each(one) for one in (recorded, workload)))
+
+
+def _keys_of_each(traffic: Traffic) -> Floats:
+    """How many keys each request that has any has."""
+    counts = 1 + np.bincount(traffic.further_keys.row, minlength=len(traffic))
+    return counts[traffic.key >= 0].astype(np.float64)
+
+
+def _new_of_each(traffic: Traffic) -> Floats:
+    """How many of its keys never came before, of each request that has any."""
+    row, key, _ = traffic.further_keys.accesses(traffic.key)
+    counts = np.bincount(row[previous_of(key) < 0], minlength=len(traffic))
+    return counts[traffic.key >= 0].astype(np.float64)
+
+
+def _locality_of(what: str, recorded: Ints, workload: Ints) -> Iterator[Statistic]:
+    """What caches of three sizes would answer of these accesses, and how fast the keys become more."""
+    distances = [stack_distances(one) for one in (recorded, workload)]
+    note = "" if len(recorded) >= LEAST_ROWS else f"fewer than {LEAST_ROWS} requests with a key"
     if not len(distances[1]):
         distances[1] = np.full(1, -1, dtype=np.int64)
     capacities = cache_sizes(int((distances[0] < 0).sum()))
     hits = [lru_hit_shares(one, capacities) for one in distances]
     for capacity, *both in zip(capacities, *hits, strict=True):
-        name = f"keys: hits of an LRU cache of {capacity}"
+        name = f"{what}: hits of an LRU cache of {capacity}"
         yield _bounded(name, (both[0], both[1]), abs(both[0] - both[1]), LOCALITY_TOLERANCE, note)
     growth = [distinct_growth(one) for one in distances]
     apart = float(np.abs(growth[0] - growth[1]).max())
     ends = float(growth[0][-1]), float(growth[1][-1])
-    yield _bounded("keys: growth of distinct ones per request", ends, apart, LOCALITY_TOLERANCE, note)
+    yield _bounded(f"{what}: growth of distinct ones per request", ends, apart, LOCALITY_TOLERANCE, note)
 
 
 def cache_sizes(distinct: int) -> Sequence[int]:

@@ -40,11 +40,19 @@ class FurtherKeys:
         found: Ints = self.key[place].astype(np.int64)
         return found
 
+    def given_to(self, rows: Ints, whose: Ints) -> FurtherKeys:
+        """The keys that ``rows`` (ascending) have where each gets those of the row in ``whose``."""
+        begin, end = (np.searchsorted(self.row, whose, side) for side in ("left", "right"))
+        return FurtherKeys(np.repeat(rows, end - begin).astype(np.int32), self.of(whose).astype(np.int32))
+
     def after(self, first: Ints) -> Ints:
         """All keys in the order in which a cache meets them, given the first of each row (-1: none)."""
-        if not len(self):
-            return first[first >= 0]
-        row = np.concatenate([np.flatnonzero(first >= 0), self.row])
-        key = np.concatenate([first[first >= 0], self.key])
-        in_order: Ints = key[np.argsort(row, kind="stable")]
-        return in_order
+        return self.accesses(first)[1]
+
+    def accesses(self, first: Ints) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+        """The same with the row of each, and whether it is that row's first."""
+        keyed = np.flatnonzero(first >= 0).astype(np.int64)
+        row = np.concatenate([keyed, self.row.astype(np.int64)])
+        key = np.concatenate([first[keyed], self.key.astype(np.int64)])
+        order = np.argsort(row, kind="stable")
+        return row[order], key[order], order < len(keyed)

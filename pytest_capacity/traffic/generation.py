@@ -12,13 +12,14 @@ import numpy as np
 
 from pytest_capacity.protocols import Floats, Ints
 from pytest_capacity.traffic.bursts import cascade
+from pytest_capacity.traffic.further_keys import FurtherKeys
 from pytest_capacity.traffic.grids import at_shares, draw_together, stratified
 from pytest_capacity.traffic.pattern import Traffic
-from pytest_capacity.traffic.reuse import Flags, draw_keys
+from pytest_capacity.traffic.reuse import Flags
+from pytest_capacity.traffic.several_keys import AGAIN, FURTHER_UNIT, NEW, NONE, draw_all_keys
 from pytest_capacity.traffic.statistics import previous_of, ranks_of
 from pytest_capacity.traffic.workload import STATES, Kind, SessionModel, Workload
 
-_NONE, _NEW, _AGAIN = range(3)
 _AHEAD, _RECENT = 16, 0.05
 _NEIGHBOURS, _LEAST_LINK = 24, 0.2
 _PLAIN = 0.05
@@ -43,19 +44,33 @@ def generate(workload: Workload, seed: int) -> Traffic:
         _sessions(workload.sessions, place, workload.cycle_s, state, rng) if planned is None else planned
     )
     names = tuple(dict.fromkeys(kind.operation for kind in workload.kinds))
+    sizes = _sizes(workload.kinds, kind_of_row, rng)
+    counts = sizes.get(FURTHER_UNIT)
+    if counts is not None:
+        # From here on the column tells whose further keys a row has: they go where its sizes go.
+        sizes[FURTHER_UNIT] = np.where(np.isfinite(counts), np.arange(len(t_s)), np.nan)
+    key, further_keys = _keys(workload, state, previous_of(session), counts, rng)
     drawn = Traffic(
         t_s=t_s,
         cycle_s=workload.cycle_s,
         operation=np.array([names.index(kind.operation) for kind in workload.kinds])[kind_of_row],
         operations=names,
-        key=_keys(workload, state, previous_of(session), rng),
+        key=key,
         session=session,
-        sizes=_sizes(workload.kinds, kind_of_row, rng),
+        sizes=sizes,
     )
     for unit, link in workload.keeps_size.items():
         if abs(link) >= _LEAST_LINK:
             drawn = replace(drawn, sizes=_keeping_sizes(drawn, unit, link, rng))
-    return drawn
+    return drawn if counts is None else _with_further_keys(drawn, further_keys)
+
+
+def _with_further_keys(drawn: Traffic, further_keys: FurtherKeys) -> Traffic:
+    """The traffic with each row's further keys, which lie where the column of ``FURTHER_UNIT`` says."""
+    sizes = dict(drawn.sizes)
+    whose = sizes.pop(FURTHER_UNIT)
+    rows = np.flatnonzero(np.isfinite(whose))
+    return replace(drawn, sizes=sizes, further_keys=further_keys.given_to(rows, whose[rows].astype(np.int64)))
 
 
 def _within_cycle(workload: Workload, t_s: Floats) -> Floats:
@@ -80,7 +95,7 @@ def _kinds_in_order(
     window = np.repeat(np.arange(windows), arrivals.sum(axis=0))
     if planned is None:
         return kind[np.lexsort((rng.random(len(kind)), window))]
-    begins = np.where(planned < 0, _NONE, np.where(previous_of(planned) < 0, _NEW, _AGAIN))
+    begins = np.where(planned < 0, NONE, np.where(previous_of(planned) < 0, NEW, AGAIN))
     rows = np.lexsort((rng.random(len(kind)), begins, window))
     ordered = np.empty_like(kind)
     ordered[rows] = kind[np.lexsort((rng.random(len(kind)), state_of_kind[kind], window))]
@@ -242,9 +257,17 @@ def _of_part(grids: tuple[tuple[float, ...], ...], place: Floats, rng: np.random
     return values
 
 
-def _keys(workload: Workload, state: Ints, before: Ints, rng: np.random.Generator) -> Ints:
+def _keys(
+    workload: Workload, state: Ints, before: Ints, counts: Floats | None, rng: np.random.Generator
+) -> tuple[Ints, FurtherKeys]:
     if workload.keys is None:
-        return np.full(len(state), -1, dtype=np.int64)
+        return np.full(len(state), -1, dtype=np.int64), FurtherKeys()
     keeps = rng.random(len(state)) < (workload.sessions.keeps_key if workload.sessions else 0.0)
-    follows = np.where(keeps, before, -1)
-    return draw_keys(workload.keys, [STATES[number] for number in state.tolist()], follows.tolist(), rng)
+    many = np.zeros(len(state)) if counts is None else np.nan_to_num(counts)
+    return draw_all_keys(
+        (workload.keys, workload.further),
+        [STATES[number] for number in state.tolist()],
+        np.where(keeps, before, -1),
+        many.astype(np.int64),
+        rng,
+    )

@@ -173,11 +173,6 @@ def _warnings(recording: Recording, rate_qps: float) -> list[str]:
         found.append(
             "prefixes of prompts are not modelled: without a key for each conversation its reuse is lost"
         )
-    if len(recording.further_keys):
-        keys = 1 + len(recording.further_keys) / len(recording)
-        found.append(
-            f"requests have {keys:.3g} keys on average: a workload model draws the first of each only"
-        )
     if len(np.unique(recording.weight)) > 1:
         found.append("rows have different weights, which are not followed: the mix is that of the rows")
     return found

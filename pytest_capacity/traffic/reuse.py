@@ -130,10 +130,11 @@ def draw_keys(
     """A key for each access.
 
     ``state`` says of each whether its key is ``"new"``, came ``"again"``, or is ``"none"``; one that comes
-    again has the key of the access that ``follows`` names, where that is not -1. The first that should come
-    again before any key came is a new one.
+    again has the key of the access that ``follows`` names, where that is not -1. Where one should come again
+    before any key came, it changes places with the next new one.
     """
     used = _Used(model, rng)
+    state = _new_before_again(state)
     news = sum(one == "new" for one in state)
     again = sum(one == "again" for one in state)
     new_class = _class_sequence([(one.keys, one.new_at) for one in model.classes], news, rng)
@@ -145,10 +146,22 @@ def draw_keys(
             used.touch(key)
         elif one == "again":
             key = used.again(next(again_class))
-        if key < 0 and one != "none":
-            key = used.add(next(new_class, 0))
+        elif one == "new":
+            key = used.add(next(new_class))
         drawn.append(key)
     return np.array(drawn, dtype=np.int64)
+
+
+def _new_before_again(state: Sequence[str]) -> Sequence[str]:
+    """The states with the first key made new, and the first that was new one that comes again."""
+    first = next((place for place, one in enumerate(state) if one != "none"), None)
+    if first is None or state[first] == "new":
+        return state
+    changed = list(state)
+    if "new" in changed:
+        changed[changed.index("new")] = "again"
+    changed[first] = "new"
+    return changed
 
 
 def _class_sequence(
@@ -194,7 +207,7 @@ class _Used:
         self._put_on_top(self._recent, key)
 
     def again(self, number: int) -> int:
-        """Use a key that was used before: a recent one or one of a class; -1 where there is none yet."""
+        """Use a key that was used before: a recent one or one of a class."""
         if self._recent and self._chances.draw() < self._recent_share:
             depth = round(self._recent_depths.draw())
             key = self._recent[-1 - min(depth, len(self._recent) - 1)]
@@ -202,8 +215,6 @@ class _Used:
             return key
         if not self._stacks[number]:
             filled = [other for other, stack in enumerate(self._stacks) if stack]
-            if not filled:
-                return -1
             number = min(filled, key=lambda other: abs(other - number))
         return self._of_class(number)
 

@@ -17,6 +17,7 @@ import yaml
 from pytest_capacity.traffic.atomic import written_whole
 from pytest_capacity.traffic.bursts import Shares
 from pytest_capacity.traffic.reuse import KeyClass, KeyModel
+from pytest_capacity.traffic.several_keys import FurtherModel
 
 WORKLOAD_VERSION = 1
 VERSION_FIELD = "pytest_capacity_workload"
@@ -31,8 +32,8 @@ class Kind:
     """Requests that are alike: of one operation, with keys in one state, of about one size.
 
     ``sizes`` are quantile grids for each unit, ``whole`` the units that count in whole numbers, ``links`` the
-    units' rank correlations (see ``grids.rank_links``). ``arrivals`` counts the requests in each window of
-    the rate profile.
+    units' rank correlations (see ``grids.rank_links``). Among the units may be ``several_keys.FURTHER_UNIT``.
+    ``arrivals`` counts the requests in each window of the rate profile.
     """
 
     operation: str
@@ -80,6 +81,7 @@ class Workload:
     kinds: tuple[Kind, ...]
     keys: KeyModel | None
     sessions: SessionModel | None
+    further: FurtherModel | None = None
     keeps_size: Mapping[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -120,12 +122,13 @@ def as_mapping(workload: Workload) -> dict[str, Any]:
         "kinds": [_plain(kind) for kind in workload.kinds],
         "keeps_size": dict(workload.keeps_size),
         "keys": None if workload.keys is None else _keys_plain(workload.keys),
+        "further": None if workload.further is None else _further_plain(workload.further),
         "sessions": None if workload.sessions is None else _plain(workload.sessions),
     }
     return {name: value for name, value in fields.items() if value not in (None, [], {})}
 
 
-def _plain(part: Kind | KeyClass | KeyModel | SessionModel) -> dict[str, Any]:
+def _plain(part: Kind | KeyClass | KeyModel | SessionModel | FurtherModel) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for name in part.__dataclass_fields__:
         value = getattr(part, name)
@@ -139,6 +142,12 @@ def _keys_plain(keys: KeyModel) -> dict[str, Any]:
     fields = _plain(keys)
     fields["classes"] = [_plain(one) for one in keys.classes]
     return fields
+
+
+def _further_plain(further: FurtherModel) -> dict[str, Any]:
+    fields = _plain(further)
+    keys = fields.pop("keys")
+    return fields if keys is None else {"keys": _keys_plain(keys), **fields}
 
 
 def _as_list(value: Any) -> Any:

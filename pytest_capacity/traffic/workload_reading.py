@@ -12,6 +12,7 @@ import yaml
 
 from pytest_capacity.traffic.bursts import Shares
 from pytest_capacity.traffic.reuse import KeyClass, KeyModel
+from pytest_capacity.traffic.several_keys import FURTHER_UNIT, FurtherModel
 from pytest_capacity.traffic.workload import (
     STATES,
     VERSION_FIELD,
@@ -24,6 +25,7 @@ from pytest_capacity.traffic.workload import (
 
 MOST_BYTES = 4 * 2**20
 MOST_REQUESTS = 10_000_000
+MOST_FURTHER_KEYS = 100_000_000
 
 
 class WorkloadError(ValueError):
@@ -78,6 +80,7 @@ def from_mapping(document: object) -> Workload:
         kinds=fields.take("kinds", _many(_kind)),
         keys=fields.take("keys", _keys, default=None),
         sessions=fields.take("sessions", _sessions, default=None),
+        further=fields.take("further", _further, default=None),
         keeps_size=fields.take("keeps_size", _link, default={}),
         notes=fields.take("notes", _many(_text), default=()),
     )
@@ -99,10 +102,23 @@ def _check(workload: Workload) -> None:
         )
     if len(workload.halvings) > 64:
         raise WorkloadError("halvings: 64 at most")
-    if unknown := workload.keeps_size.keys() - {unit for kind in workload.kinds for unit in kind.sizes}:
+    if unknown := workload.keeps_size.keys() - (
+        {unit for kind in workload.kinds for unit in kind.sizes} - {FURTHER_UNIT}
+    ):
         raise WorkloadError(f"keeps_size: no kind has the size {', '.join(unknown)}")
+    _check_further(workload)
     if workload.keys is None and workload.sessions is None and any(k.state != "none" for k in workload.kinds):
         raise WorkloadError("kinds: a state says 'new' or 'again', but there are neither keys nor sessions")
+
+
+def _check_further(workload: Workload) -> None:
+    counted = [(sum(kind.arrivals), kind.sizes.get(FURTHER_UNIT, (0.0,))) for kind in workload.kinds]
+    if sum(requests * grid[-1] for requests, grid in counted) > MOST_FURTHER_KEYS:
+        raise WorkloadError(f"kinds: sizes of {FURTHER_UNIT}: more than {MOST_FURTHER_KEYS:,} keys in all")
+    if (workload.further is not None) != any(FURTHER_UNIT in kind.sizes for kind in workload.kinds):
+        raise WorkloadError(f"further: goes together with the size {FURTHER_UNIT} of kinds")
+    if workload.further is not None and workload.keys is None:
+        raise WorkloadError("further: there are no first keys")
 
 
 def _kind(value: object, place: str) -> Kind:
@@ -150,6 +166,19 @@ def _key_class(value: object, place: str) -> KeyClass:
     fields.done()
     if (found.keys and not found.new_at) or (found.again and not (found.again_at and found.depth)):
         raise WorkloadError(f"{place}: quantiles are missing")
+    return found
+
+
+def _further(value: object, place: str) -> FurtherModel:
+    fields = _Fields(value, place)
+    found = FurtherModel(
+        keys=fields.take("keys", _keys, default=None),
+        new_share=fields.take("new_share", _share),
+        new_at=fields.take("new_at", _many_shares, default=()),
+    )
+    fields.done()
+    if found.new_share and not found.new_at:
+        raise WorkloadError(f"{place}.new_at: missing")
     return found
 
 
@@ -253,6 +282,13 @@ def _ascending(value: object, place: str) -> tuple[float, ...]:
     if not grid or any(after < before for before, after in pairwise(grid)):
         raise WorkloadError(f"{place}: quantiles must ascend, one at least")
     return tuple(grid)
+
+
+def _many_shares(value: object, place: str) -> tuple[float, ...]:
+    grid = _ascending(value, place)
+    if grid[-1] > 1:
+        raise WorkloadError(f"{place}: {grid[-1]:g} must be between 0 and 1")
+    return grid
 
 
 def _grids(value: object, place: str) -> dict[str, tuple[float, ...]]:
