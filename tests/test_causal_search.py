@@ -54,7 +54,7 @@ def conversations() -> list[TraceRow]:
     begun_s = np.repeat(rng.random(1200) * 120, 4)
     passed_s = np.cumsum(0.05 + rng.exponential(1.0, (1200, 4)), axis=1).ravel()
     times_s = begun_s + passed_s
-    rows = [
+    return [
         TraceRow(
             t=float(times_s[index] - times_s.min()),
             op="rank",
@@ -65,7 +65,6 @@ def conversations() -> list[TraceRow]:
         )
         for index in np.argsort(times_s).tolist()
     ]
-    return rows
 
 
 @pytest.mark.slow

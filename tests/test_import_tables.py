@@ -260,7 +260,11 @@ def test_literals_in_texts_are_never_evaluated(tmp_path: Path) -> None:
     [
         ("when,n\n1,2\n", {}, "line 1: which column is the time.*'when', 'n'"),
         ("when,n\n1,2\n", {"time_col": "wen"}, "line 1: no column 'wen'; did you mean 'when'"),
-        ("when,n\n1,2\n", {"time_col": "when", "sizes": {"a": "b"}}, "line 1: no column 'b'"),
+        (
+            "when,n\n1,2\n",
+            {"time_col": "when", "sizes": {"a": "b"}},
+            "line 1: no column 'b'; there are 'when', 'n'",
+        ),
         ("when,n\n1,2\nnan,3\n", {"time_col": "when"}, "line 3: the time is nan"),
         ("when,n\n1,2\n-5,3\n", {"time_col": "when"}, "line 3: the time -5 is negative"),
         ("when,n\nx,2\ny,3\n", {"time_col": "when"}, "line 2: unreadable time"),

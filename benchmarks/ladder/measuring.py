@@ -18,6 +18,8 @@ LIMIT_OVER_P95 = 2.0
 GRID_STEP, GRID_HALF, MOST_EXTENSIONS = 1.03, 9, 4
 LEAST_REQUESTS = 8_000
 MOST_MORE_SEEDS = 4
+CLOSE_RUNGS, CLOSE_SEEDS = ("L4", "L5"), 3
+"""Those said to come close to the reference: they and it are played with so many times the seeds."""
 BOOTSTRAPS = 2_000
 
 
@@ -65,6 +67,11 @@ class Curve:
         part = -above[first - 1] / (above[first] - above[first - 1])
         return float(np.exp(low + part * (high - low)))
 
+    def redrawn_qps(self, rng: np.random.Generator) -> float:
+        """The capacity by as many of the seeds, drawn with replacement."""
+        seeds = len(self.bad)
+        return self.capacity_qps(rng.integers(0, seeds, seeds))
+
 
 def curve_of(play: Play, server: Server, recorded: Traffic, seeds: int) -> Curve:
     """The late shares around the capacity, which a first, coarse look finds."""
@@ -105,12 +112,7 @@ class Error:
 
 def error_of(name: str, curve: Curve, reference: Curve, rng: np.random.Generator) -> Error:
     """The error, its interval from drawing the seeds of both again and again."""
-    seeds = len(curve.bad)
-    ratios = [
-        curve.capacity_qps(rng.integers(0, seeds, seeds))
-        / reference.capacity_qps(rng.integers(0, seeds, seeds))
-        for _ in range(BOOTSTRAPS)
-    ]
+    ratios = [curve.redrawn_qps(rng) / reference.redrawn_qps(rng) for _ in range(BOOTSTRAPS)]
     capacity_qps = curve.capacity_qps()
     low, high = np.nanquantile(ratios, [0.025, 0.975]) - 1
     return Error(name, capacity_qps, capacity_qps / reference.capacity_qps() - 1, float(low), float(high))
@@ -141,10 +143,12 @@ def measure(
     server = server_for(recorded, make_model, slots)
     # Of a short recording one cycle says little.
     seeds *= max(1, min(MOST_MORE_SEEDS, LEAST_REQUESTS // len(recorded)))
-    reference = curve_of(rung("R", recorded), server, recorded, seeds)
+    many = {one: seeds * (CLOSE_SEEDS if one in CLOSE_RUNGS else 1) for one in rungs}
+    reference = curve_of(rung("R", recorded), server, recorded, seeds * CLOSE_SEEDS)
     rng = np.random.default_rng(0)
     errors = tuple(
-        error_of(one, curve_of(rung(one, recorded), server, recorded, seeds), reference, rng) for one in rungs
+        error_of(one, curve_of(rung(one, recorded), server, recorded, many[one]), reference, rng)
+        for one in rungs
     )
     halves = [curve_of(rung("R", half), server, half, seeds).capacity_qps() for half in halves_of(recorded)]
     return ClassResult(

@@ -136,6 +136,8 @@ class _Columns:
 
     def add_sizes(self, sizes: Mapping[str, float], row: int) -> None:
         for name, value in sizes.items():
+            if type(value) is bool:
+                raise TypeError(f"size {name} is no number")
             column = self.sizes.get(name)
             if column is None:
                 column = self.sizes[name] = array("d")
@@ -223,8 +225,8 @@ def _fill(columns: _Columns, lines: Iterator[Line]) -> None:
             fields = _fields(line.data)
             t, weight, sizes, keys = fields["t"], fields.get("weight"), fields.get("size"), fields.get("keys")
             operation.add(fields.get("op") or fields.get("path") or "request")
-            if keys and type(keys) is not list:
-                raise TypeError("keys is no list")  # noqa: TRY301 - told as what is wrong with any field
+            if (keys and type(keys) is not list) or type(t) is bool or type(weight) is bool:
+                raise TypeError("keys, t or weight")  # noqa: TRY301 - told as what is wrong with any field
             first_key = keys[0] if keys else None
             key.add(str(first_key) if type(first_key) is int else first_key)
             if keys and len(keys) > 1:
