@@ -187,3 +187,18 @@ def test_a_negative_seed_is_refused(trace: Path, tmp_path: Path, capsys: pytest.
 
 def test_gzip_by_suffix_is_read(trace: Path) -> None:
     assert gzip.decompress(trace.read_bytes()).startswith(b'{"pytest_capacity_trace"')
+
+
+@pytest.mark.parametrize(("how", "tick_s"), [("spread", 1.0), ("kept", None)])
+def test_a_coarse_clock_s_ticks_are_spread_unless_told_otherwise(
+    how: str, tick_s: float | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = steady(rate_qps=20.0, duration_s=60.0)
+    whole = replace(whole, t_s=np.floor(whole.t_s))
+    trace = write_trace(tmp_path / "a.trace.jsonl", whole, replace(HEADER, resolution_s=1.0))
+    out = tmp_path / "w.yaml"
+
+    main(["calibrate", str(trace), "--out", str(out), "--trace-ticks", how, "--json"])
+
+    assert json.loads(capsys.readouterr().out)["spread_within_s"] == tick_s
+    assert read_workload(out).tick_s == tick_s

@@ -328,6 +328,8 @@ WRONG_MARKERS = {
     "qps=60, p99_ms=50, trace='a.trace.jsonl.gz', arrivals='constant'": "*trace and arrivals are given: *",
     "qps=60, p99_ms=50, trace_mode='compress'": "*trace_mode is given and no trace*",
     "qps=60, p99_ms=50, trace='a.trace.jsonl.gz', trace_mode='fold'": "*trace_mode='fold' is neither *",
+    "qps=60, p99_ms=50, trace='a.trace.jsonl.gz', trace_ticks='raw'": "*trace_ticks='raw' is neither *",
+    "qps=60, p99_ms=50, trace_ticks='kept'": "*trace_ticks is given and no trace*",
     "p99_ms=50, trace='a.trace.jsonl.gz', budget_s=9": "*unknown argument 'budget_s'*",
     "qps=60, trace='a.trace.jsonl.gz'": "*an SLO needs at least one bound*",
     "qps=60, slo={}": "*slo={} names no operation*",

@@ -57,6 +57,8 @@ def test_without_a_rate_it_is_replayed_as_recorded(capsys: pytest.CaptureFixture
         (["sustain", "--trace", TRACE, "--arrivals", "poisson", *LENIENT], "--trace and --arrivals exclude"),
         (["sustain", "--trace", TRACE, "--method", "PUT", *LENIENT], "--trace sends requests as recorded"),
         (["sustain", "--qps", "60", "--trace-mode", "compress", *LENIENT], "--trace-mode is given and no"),
+        (["sustain", "--qps", "60", "--trace-ticks", "kept", *LENIENT], "--trace-ticks is given and no"),
+        (["sustain", "--trace", "w.yaml", "--trace-ticks", "kept", *LENIENT], "has no ticks that could be"),
         (["sustain", "--qps", "60", "--duration-s", "9", *LENIENT], "--duration-s is for a replay"),
         (["search", "--trace", "nowhere", *LENIENT], "nowhere: No such file or directory"),
         (["search", "--trace", "log.trace.jsonl", *LENIENT], "line 2: POST /embed has no body"),

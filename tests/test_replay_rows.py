@@ -215,6 +215,16 @@ class TestLoading:
         assert recorded.facts["spread_within_s"] == 1.0
         assert len(np.unique(recorded.traffic.t_s)) > 1000
 
+    def test_a_coarse_clock_s_ticks_are_kept_where_asked_for(self, tmp_path: Path) -> None:
+        rows = made_rows(30.0)
+        for row in rows:
+            row.t = float(int(row.t))
+        path = write_trace(tmp_path / "a.trace.jsonl", rows, resolution_s=1.0)
+        recorded = load_recorded(path, seed=0, spread=False)
+
+        assert recorded.facts["spread_within_s"] is None
+        assert sorted(set(recorded.traffic.t_s.tolist())) == list(range(30))
+
     @pytest.mark.parametrize(
         ("header", "kind"),
         [

@@ -416,3 +416,22 @@ def test_a_summary_row_of_a_record_fits_the_table() -> None:
     lines = summary_table([summary_of(records.failed_record(), ARTIFACT)])
 
     assert lines[1] == "FAIL     test_sustains_200_per_second  200/s         18 ms  71 ms   0.0 %       21"
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"spread_within_s": 3.0}, "arrivals spread within the clock's tick of 3 s"),
+        ({"clock": "completion"}, "by times of completion"),
+        ({"composed": True}, "composed of one file's arrivals and another's requests"),
+        ({"loops": 1}, "began anew once"),
+    ],
+)
+def test_what_was_replayed_says_what_is_not_as_recorded(facts: dict[str, Any], said: str) -> None:
+    usual_record: Any = {**records.failed_record(), "trace": records.trace_row()}
+    told_record: Any = {**usual_record, "trace": {**records.trace_row(), **facts}}
+
+    usual, told = failure_text(usual_record), failure_text(told_record)
+
+    assert said not in usual.replace("\n    ", " ")
+    assert said in told.replace("\n    ", " ")

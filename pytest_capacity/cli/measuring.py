@@ -23,6 +23,7 @@ from pytest_capacity.slo import SLO, Verdict, slo_from_arguments
 
 if TYPE_CHECKING:
     from pytest_capacity.measurement import Conditions, Run
+    from pytest_capacity.measurement.recorded import Recorded
 
 
 def add_measuring_commands(commands: Any) -> None:
@@ -95,13 +96,13 @@ def measure(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
 def make_conditions(options: argparse.Namespace, progress: ProgressPrinter) -> Conditions:
     """How to measure, from the options."""
     from pytest_capacity.load.engines import engine_named  # noqa: PLC0415 - --help needs none of it
-    from pytest_capacity.measurement import Conditions, load_recorded  # noqa: PLC0415
+    from pytest_capacity.measurement import Conditions  # noqa: PLC0415
 
     if options.trace is not None and options.arrivals is not None:
         raise ValueError("--trace and --arrivals exclude each other: requests arrive as they were recorded")
     if options.trace is not None and (options.json_body or options.body or options.method):
         raise ValueError("--trace sends requests as recorded: leave out --json-body, --body and --method")
-    for name in ("trace_mode", "trace_sessions"):
+    for name in ("trace_mode", "trace_ticks", "trace_sessions"):
         if options.trace is None and getattr(options, name) is not None:
             raise ValueError(f"--{name.replace('_', '-')} is given and no --trace")
     seed = secrets.randbits(31) if options.seed is None else options.seed
@@ -112,12 +113,20 @@ def make_conditions(options: argparse.Namespace, progress: ProgressPrinter) -> C
         seed=seed,
         allow_hosts=tuple(options.allow_host),
         arrivals=options.arrivals or "poisson",
-        trace=None if options.trace is None else load_recorded(options.trace, seed),
+        trace=_recorded(options, seed),
         trace_mode=options.trace_mode or "superpose",
         sessions=options.trace_sessions or "timed",
         max_in_flight=options.max_in_flight,
         on_progress=progress.show,
     )
+
+
+def _recorded(options: argparse.Namespace, seed: int) -> Recorded | None:
+    from pytest_capacity.measurement import load_recorded  # noqa: PLC0415
+
+    if options.trace is None:
+        return None
+    return load_recorded(options.trace, seed, spread=options.trace_ticks != "kept")
 
 
 def prepare(options: argparse.Namespace, slo: SLO, conditions: Conditions) -> tuple[Run, str]:

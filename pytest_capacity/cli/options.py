@@ -55,6 +55,11 @@ def add_trace_options(command: argparse.ArgumentParser) -> None:
         help="above its own rate: shifted copies over each other (superpose), or its time compressed",
     )
     group.add_argument(
+        "--trace-ticks",
+        choices=("spread", "kept"),
+        help="what a coarse clock put together is spread within its tick (spread), or left as it is (kept)",
+    )
+    group.add_argument(
         "--trace-sessions",
         choices=("timed", "causal"),
         help="turns of a session leave when recorded (timed), or after the reply to the one before (causal)",

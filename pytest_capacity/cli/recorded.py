@@ -36,6 +36,12 @@ def add_calibrate_command(commands: Any) -> None:
     command.add_argument("trace", metavar="TRACE", type=Path, help="recorded traffic")
     command.add_argument("--out", required=True, metavar="WORKLOAD.yaml", type=Path, help="the model")
     command.add_argument("--seed", type=int, default=0, help="of what is drawn (0)")
+    command.add_argument(
+        "--trace-ticks",
+        choices=("spread", "kept"),
+        default="spread",
+        help="what a coarse clock put together is spread within its tick (spread), or left as it is (kept)",
+    )
     command.add_argument("--json", action="store_true", help="print one JSON document, and nothing else")
 
 
@@ -63,7 +69,8 @@ def calibrate(options: argparse.Namespace, out: TextIO) -> int:
     """
     from pytest_capacity.traffic.calibrate_command import calibrate_file  # noqa: PLC0415
 
-    found = calibrate_file(options.trace, options.out, options.seed)
+    spread = options.trace_ticks == "spread"
+    found = calibrate_file(options.trace, options.out, options.seed, spread=spread)
     text = json.dumps(found.document, indent=1, allow_nan=False) if options.json else "\n".join(found.lines)
     print(text, file=out)
     return 0 if found.within_tolerance else EXIT_CODES[Verdict.INCONCLUSIVE]

@@ -20,7 +20,7 @@ from pytest_capacity.traffic.calibrate_command import OUTSIDE
 from pytest_capacity.traffic.columns import Recording, load_recording
 from pytest_capacity.traffic.generation import generate
 from pytest_capacity.traffic.lines import MAX_LINE_BYTES, Line, TraceError, open_bytes
-from pytest_capacity.traffic.pattern import Traffic, observe
+from pytest_capacity.traffic.pattern import Observed, Traffic, observe
 from pytest_capacity.traffic.quantised import doubts_on_times
 from pytest_capacity.traffic.trace import TraceRow, body_bytes, decode, parse_row, read_rows
 from pytest_capacity.traffic.workload import Workload
@@ -176,15 +176,20 @@ class Recorded:
         return self.path.suffix in WORKLOAD_SUFFIXES
 
 
-def load_recorded(path: Path, seed: int, keep: Iterable[str] = ()) -> Recorded:
+def load_recorded(path: Path, seed: int, keep: Iterable[str] = (), *, spread: bool = True) -> Recorded:
     """Load a trace, or draw from a workload model (``.yaml``); ``keep`` names operations to be told apart.
+
+    What a coarse clock put together is spread within its tick, unless ``spread`` is False.
 
     Raises CapacityUsageError for what is neither, with file and line.
     """
     try:
         if path.suffix in WORKLOAD_SUFFIXES:
+            if not spread:
+                raise CapacityUsageError(f"trace {path}: a workload model has no ticks that could be kept")
             return _from_model(path, read_workload(path), seed, keep)
-        return _from_recording(load_recording(path), seed, keep)
+        recording = load_recording(path)
+        return _from_recording(recording, observe(recording, spread=spread, seed=seed), keep)
     except (TraceError, WorkloadError) as error:
         raise CapacityUsageError(f"trace: {error}") from error
     except OSError as error:
@@ -207,8 +212,8 @@ def check_recorded(path: Path) -> None:
         raise CapacityUsageError(f"trace {path}: {error.strerror or error}") from error
 
 
-def _from_recording(recording: Recording, seed: int, keep: Iterable[str]) -> Recorded:
-    header, observed = recording.header, observe(recording, seed=seed)
+def _from_recording(recording: Recording, observed: Observed, keep: Iterable[str]) -> Recorded:
+    header = recording.header
     traffic = with_fewer_operations(observed.traffic, keep)
     warnings = _not_credible_because(recording)
     facts: dict[str, Json] = {

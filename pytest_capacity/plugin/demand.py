@@ -14,7 +14,8 @@ ARRIVALS = ("poisson", "constant")
 TRACE_MODES = ("superpose", "compress")
 MODEL_KEYS = ("name", "class", "size")
 SESSIONS = ("timed", "causal")
-_TRACED = ("trace", "trace_mode", "sessions")
+TICKS = ("spread", "kept")
+_TRACED = ("trace", "trace_mode", "trace_ticks", "sessions")
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,7 @@ class Demand:
     model: Mapping[str, object] | None = None
     trace: str | None = None
     trace_mode: str = "superpose"
+    trace_ticks: str = "spread"
     sessions: str = "timed"
 
 
@@ -46,6 +48,7 @@ class ReplayDemand:
     rate: float = 1.0
     duration_s: float | None = None
     trace_mode: str = "superpose"
+    trace_ticks: str = "spread"
     sessions: str = "timed"
     arrivals: str = "poisson"
     max_in_flight: int | None = None
@@ -82,6 +85,7 @@ def read_demand(arguments: Mapping[str, object]) -> Demand:
         model=_read_model(arguments.get("model")),
         trace=_read_trace(arguments),
         trace_mode=_read_choice(arguments, "trace_mode", TRACE_MODES),
+        trace_ticks=_read_choice(arguments, "trace_ticks", TICKS),
         sessions=_read_choice(arguments, "sessions", SESSIONS),
     )
 
@@ -109,6 +113,7 @@ def read_replay_demand(arguments: Mapping[str, object]) -> ReplayDemand:
         rate=1.0 if rate is None else rate,
         duration_s=duration_s,
         trace_mode=_read_choice(arguments, "trace_mode", TRACE_MODES),
+        trace_ticks=_read_choice(arguments, "trace_ticks", TICKS),
         sessions=_read_choice(arguments, "sessions", SESSIONS),
         max_in_flight=_read_in_flight(arguments.get("max_in_flight")),
         model=_read_model(arguments.get("model")),
@@ -131,6 +136,7 @@ class SearchDemand:
     model: Mapping[str, object] | None = None
     trace: str | None = None
     trace_mode: str = "superpose"
+    trace_ticks: str = "spread"
     sessions: str = "timed"
 
 
@@ -173,6 +179,7 @@ def read_search_demand(arguments: Mapping[str, object]) -> SearchDemand:
         model=_read_model(arguments.get("model")),
         trace=_read_trace(arguments),
         trace_mode=_read_choice(arguments, "trace_mode", TRACE_MODES),
+        trace_ticks=_read_choice(arguments, "trace_ticks", TICKS),
         sessions=_read_choice(arguments, "sessions", SESSIONS),
     )
 

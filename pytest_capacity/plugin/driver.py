@@ -30,6 +30,7 @@ class Capacity:
         target: object = None,
         trace: str | os.PathLike[str] | None = None,
         trace_mode: str | None = None,
+        trace_ticks: str | None = None,
         sessions: str | None = None,
         arrivals: str | None = None,
         budget_s: float = 60.0,
@@ -43,7 +44,8 @@ class Capacity:
         Bounds may be said in place of ``slo``: ``sustain(qps=200, p99_ms=50)``; ``slo`` may hold an SLO for
         each of several operations. ``target`` replaces the test's capacity_target. ``trace`` is the path of
         recorded traffic to send at that rate, relative to the test's file or the root directory; above its
-        own rate shifted copies are superposed, or its time is compressed (``trace_mode="compress"``). Turns
+        own rate shifted copies are superposed, or its time is compressed (``trace_mode="compress"``). What
+        a coarse clock put together is spread within its tick, unless ``trace_ticks="kept"``. Turns
         of its sessions leave when they were recorded; with ``sessions="causal"`` each after the reply to the
         one before and the recorded time between them.
         ``arrivals`` is "poisson" unless it says "constant". Takes ``min_s`` to ``budget_s`` seconds, once
@@ -57,7 +59,12 @@ class Capacity:
 
         _refuse_running_loop("sustain")
         given = {"qps": qps, "slo": slo, "arrivals": arrivals, "budget_s": budget_s, "min_s": min_s}
-        traced = {"trace": trace, "trace_mode": trace_mode, "sessions": sessions}
+        traced = {
+            "trace": trace,
+            "trace_mode": trace_mode,
+            "trace_ticks": trace_ticks,
+            "sessions": sessions,
+        }
         try:
             demand = read_demand(
                 {**given, **traced, "max_in_flight": max_in_flight, "model": model, **bounds}
@@ -79,6 +86,7 @@ class Capacity:
         target: object = None,
         trace: str | os.PathLike[str] | None = None,
         trace_mode: str | None = None,
+        trace_ticks: str | None = None,
         sessions: str | None = None,
         arrivals: str | None = None,
         max_in_flight: int | None = None,
@@ -102,7 +110,12 @@ class Capacity:
         _refuse_running_loop("search")
         rates = {"require_qps": require_qps, "min_qps": min_qps, "max_qps": max_qps}
         how = {"budget_s": budget_s, "tolerance": tolerance, "arrivals": arrivals, "allow": allow, "slo": slo}
-        traced = {"trace": trace, "trace_mode": trace_mode, "sessions": sessions}
+        traced = {
+            "trace": trace,
+            "trace_mode": trace_mode,
+            "trace_ticks": trace_ticks,
+            "sessions": sessions,
+        }
         try:
             demand = read_search_demand(
                 {**rates, **how, **traced, "max_in_flight": max_in_flight, "model": model, **bounds}
@@ -121,6 +134,7 @@ class Capacity:
         duration_s: float | None = None,
         target: object = None,
         trace_mode: str | None = None,
+        trace_ticks: str | None = None,
         sessions: str | None = None,
         max_in_flight: int | None = None,
         model: dict[str, object] | None = None,
@@ -130,7 +144,8 @@ class Capacity:
 
         ``trace`` is its path, relative to the test's file or the root directory. It is sent at the recorded
         rate, at ``rate`` times that, or at ``qps`` on average, once from its beginning to its end or for
-        ``duration_s`` seconds, after a short warm-up; ``trace_mode`` and ``sessions`` are as for ``sustain``.
+        ``duration_s`` seconds, after a short warm-up; ``trace_mode``, ``trace_ticks`` and ``sessions`` are as
+        for ``sustain``.
         ``slo`` may hold an SLO for each of several operations.
 
         Raises SLOViolation where the SLO does not hold, Inconclusive where neither could be shown, and
@@ -143,6 +158,7 @@ class Capacity:
         given = {"trace": trace, "slo": slo, "rate": rate, "qps": qps, "duration_s": duration_s}
         how = {
             "trace_mode": trace_mode,
+            "trace_ticks": trace_ticks,
             "sessions": sessions,
             "max_in_flight": max_in_flight,
             "model": model,

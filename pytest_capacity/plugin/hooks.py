@@ -19,10 +19,10 @@ SESSION = "capacity-session"
 
 MARKER_HELP = (
     "capacity(*, qps, p50_ms, p90_ms, p95_ms, p99_ms, p99_9_ms, error_rate, slo, arrivals='poisson', "
-    "trace, trace_mode='superpose', sessions='timed', budget_s=60, min_s=10, max_in_flight, model): after "
-    "the test's body, load its capacity_target with qps requests a second, of recorded traffic where a trace "
-    "is named, and require the SLO; any quantile can be bounded (p97_ms, p99_95_ms). With a trace and no qps "
-    "it is replayed as recorded (rate=1, duration_s)"
+    "trace, trace_mode='superpose', trace_ticks='spread', sessions='timed', budget_s=60, min_s=10, "
+    "max_in_flight, model): after the test's body, load its capacity_target with qps requests a second, of "
+    "recorded traffic where a trace is named, and require the SLO; any quantile can be bounded (p97_ms, "
+    "p99_95_ms). With a trace and no qps it is replayed as recorded (rate=1, duration_s)"
 )
 
 

@@ -103,7 +103,7 @@ def recorded_for(
     except ValueError as error:
         raise CapacityUsageError(str(error)) from None
     keep = demand.slo.by_operation if isinstance(demand.slo, OperationSLOs) else ()
-    return load_recorded(path, seed, keep)
+    return load_recorded(path, seed, keep, spread=demand.trace_ticks == "spread")
 
 
 def ceilings_of(settings: Settings) -> Ceilings:

@@ -193,6 +193,7 @@ def _replayed(trace: Trace | None) -> list[str]:
     parts = [f"replayed {trace['file']}"]
     if trace["scalings"]:
         parts.append(trace["scalings"][-1]["text"])
+    parts += _arrivals_known(trace)
     if trace["loops"]:
         parts.append(f"began anew {trace['loops']} times" if trace["loops"] > 1 else "began anew once")
     if trace["sessions"] == "causal":
@@ -204,6 +205,18 @@ def _replayed(trace: Trace | None) -> list[str]:
         if share:
             parts.append(f"{percent(share, 0)} of its {what} were sent before")
     return wrapped("; ".join(parts), first="  ", later="    ")
+
+
+def _arrivals_known(trace: Trace) -> list[str]:
+    """Why requests may not arrive as they did."""
+    parts = []
+    if trace["spread_within_s"] and trace["kind"] == "recording":
+        parts.append(f"arrivals spread within the clock's tick of {trace['spread_within_s']:g} s")
+    if trace["clock"] not in (None, "arrival"):
+        parts.append(f"by times of {trace['clock']}")
+    if trace["composed"]:
+        parts.append("composed of one file's arrivals and another's requests")
+    return parts
 
 
 def _lateness(late_ms: float) -> str:

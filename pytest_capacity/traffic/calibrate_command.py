@@ -28,8 +28,10 @@ class Calibrated:
     within_tolerance: bool
 
 
-def calibrate_file(trace: Path, out: Path, seed: int = 0) -> Calibrated:
+def calibrate_file(trace: Path, out: Path, seed: int = 0, *, spread: bool = True) -> Calibrated:
     """Fit a model to a trace, write it to ``out``, and compare a cycle generated from it with the trace.
+
+    What a coarse clock put together is spread within its tick first, unless ``spread`` is False.
 
     Raises TraceError, with file and line, for a bad trace, ValueError for a negative seed, OSError where a
     file cannot be read or written; ``out`` is then as it was before.
@@ -38,7 +40,7 @@ def calibrate_file(trace: Path, out: Path, seed: int = 0) -> Calibrated:
         raise ValueError(f"--seed {seed} must be 0 or more")
     recording = load_recording(trace)
     header = recording.header
-    observed = observe(recording, seed=seed)
+    observed = observe(recording, spread=spread, seed=seed)
     text = as_text(
         calibrate(
             observed.traffic,
