@@ -104,7 +104,12 @@ def test_halves_are_recordings_of_half_the_time() -> None:
 
 def result(*errors: tuple[str, float]) -> ClassResult:
     return ClassResult(
-        "any", 10, 1.0, 2.0, tuple(Error(name, 2.0, error, 0.0, 0.0) for name, error in errors), 0.0
+        "any",
+        10,
+        1.0,
+        2.0,
+        tuple(Error(name, 2.0, error, error - 0.01, error + 0.01) for name, error in errors),
+        0.0,
     )
 
 
@@ -114,7 +119,16 @@ def test_bars_are_met_or_missed() -> None:
 
     assert all(bars_of(good).values())
     missed = [text for text, met in bars_of(bad).items() if not met]
-    assert missed == ["L4 errs by 20.0% at most (6% allowed)"]
+    assert missed == [
+        "L4 errs by 21.0% at most at the end of an interval (6% allowed)",
+        "L4 errs by 20.0% at most (6% allowed)",
+    ]
+
+
+def test_an_error_that_is_small_but_not_shown_to_be_meets_no_bar() -> None:
+    wide = ClassResult("any", 10, 1.0, 2.0, (Error("L4", 2.0, 0.01, -0.02, 0.09),), 0.0)
+
+    assert [met for text, met in bars_of([wide]).items()] == [False, True, True]
 
 
 def test_a_capacity_that_was_not_found_meets_no_bar() -> None:
