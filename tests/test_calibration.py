@@ -63,6 +63,17 @@ class TestWholeModels:
         assert both[0].tolist() == both[1].tolist()
         assert len(generated) == len(RECORDED) == model.requests
 
+    def test_a_rate_of_few_requests_changes_as_it_did(self) -> None:
+        rng = np.random.default_rng(0)
+        # Five or six requests in a window, more in the second half of the day.
+        t_s = np.sort(np.concatenate([rng.random(400) * 27_000, 27_000 + rng.random(1100) * 27_000]))
+        traffic = plain_traffic(t_s)
+
+        (found,) = (one for one in fidelity(traffic, remade(traffic)) if "correlation of counts" in one.name)
+
+        assert found.name == "rate: correlation of counts per 200 s"
+        assert found.ok is True
+
     def test_a_model_is_small_and_holds_no_time_key_or_session_of_the_recording(self) -> None:
         shifted = replace(RECORDED, key=RECORDED.key + 770_000, session=RECORDED.session + 880_000)
         shifted = replace(shifted, t_s=shifted.t_s + 1e-5)

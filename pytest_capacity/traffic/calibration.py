@@ -153,9 +153,13 @@ def _equal_sums(column: Floats, classes: int) -> Ints:
 
 
 def _window_s(traffic: Traffic, kinds: int) -> float:
-    """The windows of the profile: as short as the requests, and the size of the model, allow."""
-    windows = min(MOST_WINDOWS, MOST_COUNTS // kinds, max(1, len(traffic) // LEAST_PER_WINDOW))
-    least_s = traffic.cycle_s / windows
+    """The windows of the profile: as short as the requests, and the size of the model, allow.
+
+    Where the size does, no longer than those by which a model's rate is compared with the recorded one.
+    """
+    most = min(MOST_WINDOWS, MOST_COUNTS // kinds)
+    least_s = traffic.cycle_s / min(most, max(1, len(traffic) // LEAST_PER_WINDOW))
+    least_s = max(traffic.cycle_s / most, min(least_s, profile_window_s(traffic)))
     step_s = 10.0 ** math.floor(math.log10(least_s))
     return float(next(step_s * factor for factor in (1, 2, 5, 10) if step_s * factor >= least_s * (1 - 1e-9)))
 
