@@ -34,6 +34,13 @@ def remade(traffic: Traffic, seed: int = 1) -> Traffic:
     return generate(parse_workload(as_text(calibrate(traffic))), seed)
 
 
+def whole_day(rng: np.random.Generator) -> Traffic:
+    """A request a second on average, half of that at night and half as many again at noon; some are large."""
+    t_s = np.sort(rng.random(130_000) * 86_400)
+    t_s = t_s[rng.random(len(t_s)) < (1 + 0.5 * np.sin(2 * np.pi * t_s / 86_400)) / 1.5]
+    return plain_traffic(t_s, sizes={"items": np.rint(np.exp(rng.normal(2.5, 0.6, len(t_s)))) + 1})
+
+
 class TestWholeModels:
     @pytest.mark.parametrize("seed", [0, 1, 2])
     def test_a_generated_cycle_is_within_tolerance_of_the_recording(self, seed: int) -> None:
@@ -73,6 +80,25 @@ class TestWholeModels:
 
         assert found.name == "rate: correlation of counts per 200 s"
         assert found.ok is True
+
+    def test_a_day_whose_rate_changes_slowly_is_within_tolerance(self) -> None:
+        day = whole_day(np.random.default_rng(0))
+
+        vector = fidelity(day, remade(day))
+
+        assert within_tolerance(vector), [one for one in vector if one.ok is False]
+        (shape,) = (one for one in vector if "correlation of counts" in one.name)
+        # In 10 s come ten requests: what chance does to them hides how the rate changes.
+        assert shape.ok is True
+        assert not shape.name.endswith(" per 10 s")
+
+    def test_a_day_at_another_time_of_day_is_outside(self) -> None:
+        day = whole_day(np.random.default_rng(0))
+        moved = plain_traffic(np.sort((day.t_s + 21_600) % day.cycle_s))
+
+        (found,) = (one for one in fidelity(day, moved) if "correlation of counts" in one.name)
+
+        assert found.ok is False
 
     def test_a_model_is_small_and_holds_no_time_key_or_session_of_the_recording(self) -> None:
         shifted = replace(RECORDED, key=RECORDED.key + 770_000, session=RECORDED.session + 880_000)

@@ -28,11 +28,14 @@ MOST_OPERATIONS, MOST_KINDS, MOST_COUNTS = 24, 40, 6000
 SIZE_CLASSES, MOST_CLASSED, LEAST_OF_CLASS = (1, 4, 3, 2), 3, 25
 """Classes of each size where there are so many sizes: of one four, of two three each, of more two each."""
 
+_TWO_LEFT = 2
+"""So many classes fewer of the most leave two."""
+
 ALIKE = 0.9
 """Two sizes whose ranks correlate more than this tell one thing."""
 
 SIZE_POINTS, SESSION_POINTS, SESSION_PARTS = 49, 33, 4
-LEAST_PER_WINDOW, MOST_WINDOWS = 6, 2000
+LEAST_PER_WINDOW, MOST_WINDOWS, LEAST_WINDOWS = 6, 2000, 500
 
 
 def calibrate(
@@ -98,12 +101,13 @@ def _with_further_counts(traffic: Traffic) -> Traffic:
 def _kind_rows(traffic: Traffic, state: Ints) -> list[Ints]:
     """The rows of each kind: with fewer classes of size where there would be too many.
 
-    The counts of all kinds in the windows of the rate's own profile have to fit into the model.
+    The counts of all kinds in the windows of the rate's own profile have to fit into the model. Of a long
+    recording they do not: then two classes, one of the few large ones, are worth longer windows.
     """
     most = min(MOST_KINDS, int(MOST_COUNTS * profile_window_s(traffic) / traffic.cycle_s))
     for fewer in range(max(SIZE_CLASSES)):
         kinds = [rows for group in _alike(traffic, state) for rows in _by_size(traffic, group, fewer)]
-        if len(kinds) <= most:
+        if len(kinds) <= (max(most, MOST_COUNTS // LEAST_WINDOWS) if fewer == _TWO_LEFT else most):
             return kinds
     return kinds
 
@@ -121,10 +125,12 @@ def _alike(traffic: Traffic, state: Ints) -> Iterator[Ints]:
 def _by_size(traffic: Traffic, rows: Ints, fewer: int) -> Iterator[Ints]:
     """Rows in classes by each of their sizes, each class of a size with an equal part of its sum.
 
-    So the few large ones have a class of their own. ``fewer`` classes are made of each than could be.
+    So the few large ones have a class of their own. ``fewer`` classes are made of each than could be, but
+    two where not all but one are to go.
     """
     columns = _unlike([column[rows] for column in traffic.sizes.values()])
     most = SIZE_CLASSES[min(len(columns), len(SIZE_CLASSES) - 1)] - fewer
+    most = max(most, 2) if fewer <= _TWO_LEFT else 1
     classes = max(1, min(most, len(rows) // LEAST_OF_CLASS))
     number = np.zeros(len(rows), dtype=np.int64)
     for column in columns[:MOST_CLASSED]:

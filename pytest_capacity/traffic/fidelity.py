@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import cycle, dropwhile, takewhile
 
 import numpy as np
 
@@ -37,6 +38,9 @@ KS_TOLERANCE, P99_TOLERANCE = 0.05, 0.1
 COUPLING_TOLERANCE, MIX_TOLERANCE, LOCALITY_TOLERANCE = 0.1, 0.02, 0.02
 SENDER_SHARE = 0.05
 PROFILE_WINDOW_S, LEAST_PER_WINDOW = 10.0, 5
+LEAST_CHANCE, LEAST_COMPARED = 0.025, 30
+"""A share of a variance that chance has and that matters; windows by which rates are compared, at least."""
+
 LEAST_ROWS, LEAST_ROWS_P99 = 50, 100
 LINK_CHANCE = 2.0
 """Over the root of the pairs: two deviations of a correlation where there is none."""
@@ -134,12 +138,15 @@ def _shown(value: float | None) -> str:
 
 def profile_window_s(traffic: Traffic) -> float:
     """The windows of a rate profile: 10 s, or as long as needed for five requests in one on average."""
+    return next(window_s for window_s in _windows_s() if traffic.rate_qps * window_s >= LEAST_PER_WINDOW)
+
+
+def _windows_s() -> Iterator[float]:
+    """10 s, 20, 50, 100 and so on."""
     window_s = PROFILE_WINDOW_S
-    steps = 0
-    while traffic.rate_qps * window_s < LEAST_PER_WINDOW:
-        window_s *= (2, 2.5, 2)[steps % 3]
-        steps += 1
-    return window_s
+    for factor in cycle((2, 2.5, 2)):
+        yield window_s
+        window_s *= factor
 
 
 def _same_operations(recorded: Traffic, workload: Traffic) -> tuple[Traffic, Traffic]:
@@ -182,19 +189,47 @@ def _relative(recorded: float, workload: float) -> float:
 def _rate_profile(recorded: Traffic, workload: Traffic) -> Iterator[Statistic]:
     rates = recorded.rate_qps, workload.rate_qps
     yield _bounded("rate: mean", rates, _relative(*rates), MEAN_TOLERANCE)
-    window_s = profile_window_s(recorded)
+    least_s = profile_window_s(recorded)
+    most_s = max(least_s, recorded.cycle_s / LEAST_COMPARED)
+    # What chance hides in short windows shows in longer ones.
+    for window_s in takewhile(lambda one: one <= most_s, dropwhile(lambda one: one < least_s, _windows_s())):
+        shape = _rate_shape(recorded, workload, window_s)
+        if not shape.by_chance:
+            break
+    yield shape.statistic
+
+
+@dataclass(frozen=True, slots=True)
+class _RateShape:
+    """How counts in windows go together, and whether chance alone may be why they do not do so better."""
+
+    statistic: Statistic
+    by_chance: bool
+
+
+def _rate_shape(recorded: Traffic, workload: Traffic, window_s: float) -> _RateShape:
+    """Counts of the recording and of the workload in windows of so many seconds.
+
+    Of two Poisson streams with the same changing rate, counts correlate by the share of the variance that
+    the rate's changes have: the mean of the counts is what chance adds to it.
+    """
     length_s = min(recorded.cycle_s, workload.cycle_s)
     counts = [window_counts(one.t_s, length_s, window_s).astype(np.float64) for one in (recorded, workload)]
     spreads = [float(one.std()) if len(one) else None for one in counts]
-    together = correlation(*counts)
-    note = ""
+    together, note, by_chance = correlation(*counts), "", False
     if len(counts[0]) < 3:
         note = f"shorter than three windows of {window_s:g} s"
     elif counts[0].var() <= DISPERSION_FACTOR * counts[0].mean():
         note = "the recorded rate is even: its changes are those of chance"
+    elif together < SHAPE_TOLERANCE:
+        real = 1 - float(counts[0].mean() / counts[0].var())
+        by_chance = 1 - real > LEAST_CHANCE and together >= SHAPE_TOLERANCE * real
+        if by_chance:
+            note = f"two recordings of the same rates would have {real:.2f}: the rest is chance"
     ok = None if note else together >= SHAPE_TOLERANCE
     name = f"rate: correlation of counts per {window_s:g} s"
-    yield Statistic(name, spreads[0], spreads[1], together, SHAPE_TOLERANCE, ok, at_most=False, note=note)
+    figures = Statistic(name, spreads[0], spreads[1], together, SHAPE_TOLERANCE, ok, at_most=False, note=note)
+    return _RateShape(figures, by_chance)
 
 
 def _burstiness(recorded: Traffic, workload: Traffic) -> Iterator[Statistic]:
