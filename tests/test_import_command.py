@@ -225,3 +225,24 @@ def test_a_missing_file_and_a_place_that_cannot_be_written_are_errors(
 def test_neither_a_file_nor_arrivals_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("import", "--out", tmp_path / "o") == 2
     assert "give a FILE to import, or --arrivals and --payloads" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["times.csv", "times.csv.gz"])
+def test_a_table_of_one_column_is_told_by_its_suffix_and_its_column_is_the_time(
+    name: str, tmp_path: Path
+) -> None:
+    text = b"time\n2026-03-02T09:00:00Z\n2026-03-02T09:00:01Z\n"
+    source, out = tmp_path / name, tmp_path / "a.trace.jsonl"
+    source.write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
+
+    assert main(["import", str(source), "--out", str(out)]) == 0
+    assert [row.t for row in read_rows(out)[1]] == [0.0, 1.0]
+
+
+def test_a_text_that_ends_in_csv_becomes_no_trace(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = tmp_path / "diary.csv", tmp_path / "a.trace.jsonl"
+    source.write_text("Dear diary\nnothing new\n")
+
+    assert main(["import", str(source), "--out", str(out)]) == 2
+    assert "line 2" in capsys.readouterr().err
+    assert not out.exists()

@@ -87,6 +87,9 @@ _DOCUMENTS = (
 )
 
 
+_TABLE_SUFFIXES = {".csv": "csv", ".tsv": "tsv"}
+
+
 def guess_format(path: Path) -> str:
     """The name of a file's format.
 
@@ -98,6 +101,9 @@ def guess_format(path: Path) -> str:
     name = _guess_document(head) or _guess_lines(head)
     if name is None and b"\0" in head:
         raise TraceError("not text: this is a binary file", path=path, line=1)
+    if name is None:
+        # A table of one column looks like any text.
+        name = _TABLE_SUFFIXES.get(Path(path.name.removesuffix(".gz")).suffix)
     if name is None:
         raise TraceError(
             f"which format is this? --format takes one of {', '.join(IMPORTERS)}", path=path, line=1

@@ -194,6 +194,8 @@ class _Table:
             group=options.group_col,
             sizes=options.sizes or None,
         )
+        if columns.time is None and len(self._names) == 1:
+            columns = columns.replaced(time=self._names[0])
         if columns.time is None:
             raise TraceError(
                 f"which column is the time? --time-col takes one of {_listed(self._names)}", line=1
