@@ -101,6 +101,7 @@ def test_a_file_that_changed_since_is_refused(path: Path) -> None:
         '{"t":0,"keys":"ab"}',
         '{"t":0,"keys":["a",[]]}',
         '{"t":0,"keys":["a",null]}',
+        '{"t":0,"keys":[null,"a"]}',
         '{"t":0}{"t":0}',
         '{"t":0,"op":["a"]}',
     ],

@@ -227,10 +227,12 @@ def _fill(columns: _Columns, lines: Iterator[Line]) -> None:
             operation.add(fields.get("op") or fields.get("path") or "request")
             if (keys and type(keys) is not list) or type(t) is bool or type(weight) is bool:
                 raise TypeError("keys, t or weight")  # noqa: TRY301 - told as what is wrong with any field
-            first_key = keys[0] if keys else None
-            key.add(str(first_key) if type(first_key) is int else first_key)
-            if keys and len(keys) > 1:
-                columns.add_further(keys[1:], len(t_s))
+            if keys:
+                key.codes.append(key.number(str(keys[0]) if type(keys[0]) is int else keys[0]))
+                if len(keys) > 1:
+                    columns.add_further(keys[1:], len(t_s))
+            else:
+                key.add(None)
             session.add(fields.get("session"))
             if sizes:
                 columns.add_sizes(sizes, len(t_s))
