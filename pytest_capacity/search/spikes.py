@@ -16,8 +16,13 @@ import numpy as np
 
 from pytest_capacity.protocols import Floats
 
+JUMP, AROUND = 0.75, (5, 3)
+"""A spike's first late requests (the median of three) wait by this part of the limit longer than those just
+before it (the median of five): whoever arrives as a pause begins has all of it before him, whereas a queue
+grows request by request."""
 BUILD_UP = 1.25
-"""Requests that arrive within one limit before a spike are at most this many times slower than usual."""
+"""Where requests fail, their latency says nothing: those that arrive within one limit before are then at most
+this many times slower than usual."""
 QUIET = 0.75
 DENSE = 0.6
 LEAST_LATE, LEAST_LIMITS = 3, 0.1
@@ -99,10 +104,15 @@ def _is_spike(
     unended = end_s + limit_s > float(intended_s[-1])
     if unended or end_s - start_s > LONGEST_S or not len(before):
         return False
-    built_up = float(np.median(before)) > min(BUILD_UP * usual_s, QUIET * limit_s)
     # The first half of the late ones come one after the other: all who arrive in a pause have to wait.
     half = part[: max(2, len(part) // 2)]
-    return not built_up and len(half) / (half[-1] - half[0] + 1) >= DENSE
+    if len(half) / (half[-1] - half[0] + 1) < DENSE:
+        return False
+    last, head = AROUND
+    jump_s = float(np.median(latency_s[part[:head]])) - float(np.median(before[-last:]))
+    if math.isfinite(jump_s):
+        return jump_s > JUMP * limit_s
+    return float(np.median(before)) <= min(BUILD_UP * usual_s, QUIET * limit_s)
 
 
 def outside(
