@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from pytest_capacity.protocols import Floats
 from pytest_capacity.search.spikes import Spike, find_spikes, outside, spike_share
-from pytest_capacity.search.tail import LEVELS, LevelCounts, Saturation, TailPosterior
+from pytest_capacity.search.tail import LevelCounts, Saturation, TailPosterior
+from pytest_capacity.search.tailform import LEVELS
 from pytest_capacity.stats.steady import is_steady, shift_probability, trend_score
 
 LIMIT_S, ALLOWED = 0.05, 0.01

@@ -1,23 +1,12 @@
 """What the whole tail of the latencies says about a capacity: a posterior from counts above several levels.
 
-Late requests alone are few and come in bursts. Near saturation the tail of a queue's latency falls nearly
-exponentially, at a rate that grows in proportion to how far the load is from saturation (Kingman, "The heavy
-traffic approximation in the theory of queues", 1965; Abate, Choudhury and Whitt, "Exponential approximations
-for tail probabilities in queues", Operations Research 43 (1995)). So the shares of requests above levels
-below the bound, at rates below the capacity, say how many would be above the bound at any rate nearby.
-
-With x = ln(rate / the queue's own capacity) and v = 1 - level / limit the share above a level is modelled as
-
-    ln share = ln allowed + s x + v (eta - g x) - v^2 (c - c' x)
-
-plus a floor of requests that take too long on an idle server; requests hit by spikes (``spikes``) are left
-out here, and what spikes and the floor take of the allowed share moves the capacity down afterwards. ``eta``
-is the decay at the capacity, ``g`` its slope, so that eta / g = ln(saturation / capacity), and ``c`` the
-curvature that batching gives. The share of independent information in a count is the design effect
-that heavy traffic gives, proportional to rate x limit x g / eta(x)^2 (Whitt, "Planning queueing simulations",
-Management Science 35 (1989)). Priors hold what simulated FIFO and batching servers of many shapes have in
-common; they are wide in what tells servers apart. The counts enter as a quasi-likelihood (Wedderburn 1974),
-each level with a part of its weight, since levels repeat each other.
+Late requests alone are few and come in bursts. The shares of requests above levels below the bound, at rates
+below the capacity, say how many would be above the bound at any rate nearby (``tailform``). Requests hit by
+spikes (``spikes``) are left out here, and what spikes and the floor take of the allowed share moves the
+capacity down afterwards. The share of independent information in a count is the design effect that heavy
+traffic gives, proportional to rate x limit x g / eta(x)^2 (Whitt, "Planning queueing simulations", Management
+Science 35 (1989)). The counts enter as a quasi-likelihood (Wedderburn 1974), each level with a part of its
+weight, since levels repeat each other.
 """
 
 from __future__ import annotations
@@ -31,9 +20,7 @@ import numpy as np
 
 from pytest_capacity.protocols import Floats
 from pytest_capacity.search.spikes import SpikeShare, spike_share
-
-LEVELS: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
-"""Levels as parts of the latency limit; the last is the limit itself."""
+from pytest_capacity.search.tailform import LEVELS, NAMES, PRIOR, SPREAD, Parts, TailForm
 
 BURSTS = 5.0
 """The design effect in units of rate x limit x g / eta^2, as simulated servers show it."""
@@ -53,17 +40,8 @@ SATURATION_ERROR, SATURATION_GAP_ERROR = 0.007, 0.12
 """How far a closed loop's throughput may be from where the tail's decay vanishes: as parts of itself and of
 the gap between it and the capacity."""
 
-_DECAY_EXPONENT = 1.15
-_CURVATURE, _CURVATURE_SLOPE = 5.5, 0.2
-_FLOOR_RISE = 4.0
-_MOST_FLOOR = 0.97
-_FURTHEST_BELOW = 2.0
-_SATURATES = 0.3
 _DRAWS = 512
 _FREEDOM = 6.0
-_NAMES = ("capacity", "slope", "decay", "ratio", "curvature", "floor")
-_PRIOR = np.array([0.0, math.log(20), 0.0, 0.45, 0.0, -4.5])
-_SPREAD = np.array([3.0, 0.9, 0.2, 0.45, 1.0, 1.5])
 _STEP = np.array([1e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-2])
 _FURTHEST = np.array([0.15, 0.7, 0.5, 0.4, 2.0, 2.0])
 _REACH = 3.0
@@ -102,40 +80,6 @@ class _Data:
     own_effect: Floats
 
 
-@dataclass(frozen=True)
-class _Parts:
-    """Of each draw what uses up the allowed share, as parts of it: the queue, the floor and spikes.
-
-    ``load`` and ``spikes`` (those of an idle server) are at the queue's own capacity, where x = 0.
-    """
-
-    slope: Floats
-    load: Floats
-    floor: Floats
-    spikes: Floats
-    power: Floats
-
-    def use(self, x: Floats) -> Floats:
-        """How many times the allowed share is used at so many logarithmic units above that capacity."""
-        spikes = (
-            self.spikes
-            * np.exp(self.power * np.minimum(x, 1))
-            / (1 - np.minimum(self.load * np.exp(x), 0.98))
-        )
-        used: Floats = np.exp(np.clip(self.slope * x, -50, 50)) + self.floor + spikes
-        return used
-
-    def solve(self) -> Floats:
-        """Where all is used up: by bisection, since every part grows with the rate."""
-        low, high = np.full_like(self.slope, -_FURTHEST_BELOW), np.zeros_like(self.slope)
-        for _ in range(24):
-            x = (low + high) / 2
-            over = self.use(x) > 1
-            low, high = np.where(over, low, x), np.where(over, x, high)
-        result: Floats = (low + high) / 2
-        return result
-
-
 class TailPosterior:
     """The posterior of one latency bound's capacity.
 
@@ -146,10 +90,9 @@ class TailPosterior:
 
     def __init__(self, allowed_share: float, limit_s: float, *, far: float = FAR) -> None:
         self._allowed, self._limit_s, self._far = allowed_share, limit_s, far
-        self._v = 1 - np.array(LEVELS)
-        self._decay = math.log(1 / allowed_share) + 0.1
+        self._form = TailForm(allowed_share)
         rng = np.random.default_rng(20260612)
-        normal = rng.normal(size=(_DRAWS // 2, len(_NAMES)))
+        normal = rng.normal(size=(_DRAWS // 2, len(NAMES)))
         chi = rng.chisquare(_FREEDOM, _DRAWS // 2)
         self._normal = np.concatenate([normal, -normal])
         self._spike_rank, self._growth_rank = (
@@ -157,7 +100,7 @@ class TailPosterior:
         )
         self._scale = np.sqrt(_FREEDOM / np.concatenate([chi, chi]))
         self._mode: Floats | None = None
-        self._draws: Floats = np.zeros((1, len(_NAMES)))
+        self._draws: Floats = np.zeros((1, len(NAMES)))
         self._capacity: Floats = np.zeros(1)
         self._condition: Floats = np.zeros(1)
         self._weight: Floats = np.ones(1)
@@ -183,7 +126,7 @@ class TailPosterior:
             np.array([w.effect for w in windows]),
         )
         mode = self._start(data) if self._mode is None else self._mode
-        precision = np.eye(len(_NAMES))
+        precision = np.eye(len(NAMES))
         for _ in range(6):
             before = mode
             self._weigh(mode, data)
@@ -227,7 +170,7 @@ class TailPosterior:
     def share_at(self, rate_qps: float) -> float:
         """The share of late requests to expect at a rate, spikes left out, at the posterior's mode."""
         mode = self._draws[:1] if self._mode is None else self._mode[None]
-        return float(self._shares(mode, np.array([math.log(rate_qps)]))[0, 0, -1])
+        return float(self._form.shares(mode, np.array([math.log(rate_qps)]))[0, 0, -1])
 
     def _lower(self) -> None:
         """What spikes and the floor leave of the queue's own capacity, for each draw.
@@ -241,9 +184,9 @@ class TailPosterior:
         rise = (parts.use(x + 0.01) - parts.use(x - 0.01)) / 0.02
         self._condition = 1 / np.maximum(rise, 1e-3)
 
-    def _parts(self) -> _Parts:
+    def _parts(self) -> Parts:
         """What uses up the allowed share, for each draw."""
-        decay, decay_slope = self._decay_of(self._draws)
+        decay, decay_slope = self._form.decay_of(self._draws)
         belief = self._spikes
         load = np.clip(np.exp(-decay / decay_slope), 0.05, 0.98) if belief.count else np.zeros_like(decay)
         count = len(load)
@@ -254,83 +197,53 @@ class TailPosterior:
         rank = (self._spike_rank[:count] - belief.absent) / max(1 - belief.absent, 1e-9)
         drawn = np.exp(log_mean + belief.log_sd * np.interp(rank, _NORMAL_RANK, _NORMAL))
         away = np.clip(power * (self._draws[:, 0] - belief.log_rate), -50, 5)
-        return _Parts(
+        return Parts(
             slope=np.exp(self._draws[:, 1]),
             load=load,
-            floor=np.minimum(np.exp(self._draws[:, 5]), _MOST_FLOOR),
+            floor=self._form.floor_of(self._draws),
             spikes=np.where(rank > 0, drawn, 0.0) / self._allowed * np.exp(away),
             power=power,
         )
 
-    def _decay_of(self, points: Floats) -> tuple[Floats, Floats]:
-        """The tail's decay at the capacity and its slope."""
-        decay = self._decay * np.exp(points[:, 2] + _DECAY_EXPONENT * points[:, 3])
-        return decay, np.exp(points[:, 1] + points[:, 3])
-
     def _start(self, data: _Data) -> Floats:
-        mode = _PRIOR.copy()
+        mode = PRIOR.copy()
         if self._saturation is not None:
             mode[0] = math.log(self._saturation.qps) - 0.2
         elif len(data.log_rate):
             mode[0] = float(data.log_rate.max())
         return mode
 
-    def _form(self, points: Floats) -> tuple[Floats, ...]:
-        """Slope, decay, the decay's slope, curvature and the curvature's slope of each point."""
-        slope, ratio = np.exp(points[:, 1]), np.exp(points[:, 3])
-        decay, decay_slope = self._decay_of(points)
-        curvature = _CURVATURE * (ratio - 1) + points[:, 4]
-        return slope, decay, decay_slope, curvature, _CURVATURE_SLOPE * decay_slope * (ratio - 1)
-
-    def _shares(self, points: Floats, log_rate: Floats) -> Floats:
-        """The shares above each level: points x windows x levels."""
-        slope, decay, decay_slope, curvature, bend = (part[:, None, None] for part in self._form(points))
-        x = (log_rate[None, :] - points[:, :1])[:, :, None]
-        v = self._v[None, None, :]
-        idle = np.minimum(np.exp(points[:, 5]), _MOST_FLOOR)
-        log_share = math.log(self._allowed) + slope * x + v * (decay - decay_slope * x)
-        log_share = log_share - v * v * (curvature - bend * x)
-        floor = idle[:, None, None] * self._allowed * np.exp(_FLOOR_RISE * v)
-        share = np.exp(np.clip(log_share, -30, 6)) + floor
-        room = 0.99 - _SATURATES
-        share = np.where(
-            share < _SATURATES, share, _SATURATES + room * (1 - np.exp((_SATURATES - share) / room))
-        )
-        shares: Floats = np.clip(np.minimum.accumulate(share, axis=2), 1e-9, 1 - 1e-9)
-        return shares
-
     def _weigh(self, mode: Floats, data: _Data) -> None:
         """Fix the design effects, and how far the saturation binds, at the present mode."""
-        _, decay, decay_slope, _, _ = (part[0] for part in self._form(mode[None]))
+        decay, decay_slope = (part[0] for part in self._form.decay_of(mode[None]))
         if self._saturation is not None:
             gap = float(decay / decay_slope)
             self._saturation_sd = math.hypot(
                 SATURATION_ERROR, self._saturation.error, SATURATION_GAP_ERROR * gap
             )
         x = data.log_rate - mode[0]
-        shares = self._shares(mode[None], data.log_rate)[0]
+        shares = self._form.shares(mode[None], data.log_rate)[0]
         far = max(self._far, _REACH / math.exp(mode[1]))
         near = np.maximum(decay - decay_slope * x, 1.5)
         effect = 1 + BURSTS * np.exp(data.log_rate) * self._limit_s * decay_slope / near**2
         effect = np.maximum(effect, data.own_effect)[:, None] * (1 - shares)
         effect = np.maximum(effect, 1.0) * (1 + (x / far) ** 4)[:, None]
         # What is slow on an idle server comes nearly independently; what the queue makes late, in bursts.
-        floor = min(math.exp(mode[5]), _MOST_FLOOR) * self._allowed * np.exp(_FLOOR_RISE * self._v)
-        queued = np.clip(1 - floor / shares, 0.0, 1.0)
+        queued = np.clip(1 - self._form.floors(mode[None]) / shares, 0.0, 1.0)
         effect = FLOOR_BURSTS + (np.maximum(effect, FLOOR_BURSTS) - FLOOR_BURSTS) * queued
         beyond = (shares > TAIL_SHARE) | (np.abs(x) > 1.5 * far)[:, None]
         beyond[:, -1] = False
         effect = np.where(beyond, np.inf, effect) / LEVEL_WEIGHT
         # However much is counted, a level says no more of the limit than the form of the tail is right.
         known = (data.total[:, None] * shares / effect).sum(axis=0)
-        self._effect = effect * (1 + known * (FORM_ERROR * self._v) ** 2)
+        self._effect = effect * (1 + known * (FORM_ERROR * (1 - np.array(LEVELS))) ** 2)
 
     def _log_posterior(self, points: Floats, data: _Data) -> Floats:
-        shares = np.minimum(self._shares(points, data.log_rate), self._cap)
+        shares = np.minimum(self._form.shares(points, data.log_rate), self._cap)
         above = np.minimum(data.above, self._cap * data.total[:, None])
         each = above * np.log(shares) + (data.total[:, None] - above) * np.log1p(-shares)
         total: Floats = (each / self._effect).sum(axis=(1, 2))
-        total -= 0.5 * (((points - _PRIOR) / _SPREAD) ** 2).sum(axis=1)
+        total -= 0.5 * (((points - PRIOR) / SPREAD) ** 2).sum(axis=1)
         if self._saturation is not None:
             total -= 0.5 * (self._off_saturation(points) / self._saturation_sd) ** 2
         return total
@@ -344,7 +257,7 @@ class TailPosterior:
 
     def _off_saturation(self, points: Floats) -> Floats:
         assert self._saturation is not None  # noqa: S101 - asked for only where there is one
-        decay, decay_slope = self._decay_of(points)
+        decay, decay_slope = self._form.decay_of(points)
         off: Floats = math.log(self._saturation.qps) - points[:, 0] - decay / decay_slope
         return off
 
@@ -372,12 +285,12 @@ class TailPosterior:
 
     def _slope(self, mode: Floats, data: _Data) -> tuple[Floats, Floats]:
         """The gradient of the log posterior and its expected negative curvature."""
-        gradient = -(mode - _PRIOR) / _SPREAD**2
-        precision = np.diag(1 / _SPREAD**2)
+        gradient = -(mode - PRIOR) / SPREAD**2
+        precision = np.diag(1 / SPREAD**2)
         around = np.concatenate([mode[None], mode + np.diag(_STEP), mode - np.diag(_STEP)])
-        count = len(_NAMES)
+        count = len(NAMES)
         if len(data.log_rate):
-            shares = np.minimum(self._shares(around, data.log_rate), self._cap)
+            shares = np.minimum(self._form.shares(around, data.log_rate), self._cap)
             by = (shares[1 : count + 1] - shares[count + 1 :]) / (2 * _STEP[:, None, None])
             share = shares[0]
             above = np.minimum(data.above, self._cap * data.total[:, None])
@@ -398,7 +311,7 @@ class TailPosterior:
         spread = 1.1 * vectors / np.sqrt(np.maximum(values, 1e-9))
         scaled = self._normal * self._scale[:, None]
         self._draws = mode + scaled @ spread.T
-        proposal = -(_FREEDOM + len(_NAMES)) / 2 * np.log1p((scaled**2).sum(axis=1) / _FREEDOM)
+        proposal = -(_FREEDOM + len(NAMES)) / 2 * np.log1p((scaled**2).sum(axis=1) / _FREEDOM)
         log_weight = self._log_posterior(self._draws, data) - proposal
         weight = np.exp(log_weight - log_weight.max())
         self._weight = weight / weight.sum()

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pytest_capacity.search.beliefs import FAILING, LEAST_FAILED, MOST_TAIL_SHARE, UNKNOWN_LOAD
 from pytest_capacity.search.evidence import BoundEvidence, Evidence
 from pytest_capacity.search.spikes import find_spikes, outside, spike_share
-from pytest_capacity.search.tail import LEVELS, LevelCounts, TailPosterior
+from pytest_capacity.search.tail import LevelCounts, TailPosterior
+from pytest_capacity.search.tailform import LEVELS
 
 PASS_ALPHA, FAIL_ALPHA = 0.04, 0.01
 """The chance of a wrong verdict that the tail's limits carry at a look; a fail is looked for more often."""

@@ -8,7 +8,8 @@ from pytest_capacity.protocols import Floats, Health, Observation, Probe
 from pytest_capacity.search.evidence import Evidence
 from pytest_capacity.search.posterior import WindowCount
 from pytest_capacity.search.spikes import Spike, find_spikes, outside
-from pytest_capacity.search.tail import LEVELS, LevelCounts
+from pytest_capacity.search.tail import LevelCounts
+from pytest_capacity.search.tailform import LEVELS
 from pytest_capacity.slo import SLO, Bound
 from pytest_capacity.stats.batches import batch_of, design_effect
 
