@@ -84,6 +84,44 @@ class TestTailPosterior:
         assert 0.05 < below < 0.95
         assert posterior.share_quantile(rate, 1 - below) == pytest.approx(ALLOWED, rel=0.1)
 
+    def test_windows_that_differ_by_more_than_bursts_do_widen_the_interval(self) -> None:
+        """A server that is slower for a while, as beside a neighbour, is known less well."""
+        alike, unlike = TailPosterior(ALLOWED, LIMIT_S), TailPosterior(ALLOWED, LIMIT_S)
+        rates = (495.0, 500.0, 505.0, 510.0)
+
+        alike.take([mm1_counts(rate, 600, 5_000) for rate in rates], None, SPIKELESS)
+        unlike.take(
+            [mm1_counts(rate, 600 + shift, 5_000) for rate in rates for shift in (-40, 60)], None, SPIKELESS
+        )
+
+        def width(posterior: TailPosterior) -> float:
+            return posterior.quantile(0.95) / posterior.quantile(0.05) - 1
+
+        # Twice the evidence, were it not for how it differs.
+        assert width(unlike) > 1.3 * width(alike)
+
+    def test_two_windows_tell_nothing_of_how_windows_differ(self) -> None:
+        posterior, same = TailPosterior(ALLOWED, LIMIT_S), TailPosterior(ALLOWED, LIMIT_S)
+        posterior.take([mm1_counts(500, 600, 5_000), mm1_counts(500, 600, 5_000)], None, SPIKELESS)
+        same.take([mm1_counts(500, 600, 10_000)], None, SPIKELESS)
+
+        assert posterior.quantile(0.05) == pytest.approx(same.quantile(0.05), rel=1e-3)
+
+    def test_more_load_tells_more_of_a_queue_but_not_of_spikes(self) -> None:
+        """Above the middle a queue shows itself quickly; how often spikes come is seen as well below it."""
+        calm, spiky = TailPosterior(ALLOWED, LIMIT_S), TailPosterior(ALLOWED, LIMIT_S)
+        seen = [(Spike(5.0 * i, 5.0 * i + 0.1, 50), 500.0, 0.8) for i in range(1, 4)]
+        windows = [mm1_counts(rate, 600, 4_000) for rate in (490.0, 500.0)]
+        rates = np.array([300.0, 480.0, 520.0])
+
+        calm.take(windows, Saturation(600, 0.005), SPIKELESS)
+        spiky.take(windows, Saturation(600, 0.005), spike_share(seen, [(500.0, 20.0, 3)], ALLOWED))
+
+        of_calm, of_spiky = calm.telling(rates, 6.0), spiky.telling(rates, 6.0)
+        assert of_calm[0] < 0.1 * of_calm[1] < 0.1 * of_calm[2]
+        assert of_spiky[1] > of_spiky[2]
+        assert of_spiky[0] > 0.3 * of_spiky[1]
+
     @given(
         st.lists(
             st.tuples(
@@ -132,6 +170,36 @@ class TestSpikes:
         assert spike.start_s == pytest.approx(5.0, abs=0.02)
         assert spike.late == int((latency > LIMIT_S).sum())
 
+    def test_a_pause_of_a_busy_server_is_one_whatever_was_before(self) -> None:
+        """Near its capacity a server is slower than usual at nearly any moment."""
+        intended = arrivals(400, 10)
+        latency = np.where((intended > 4.9) & (intended < 5.2), 0.028, 0.012)
+        paused = (intended >= 5.0) & (intended < 5.09)
+        latency[paused] += 5.09 - intended[paused]
+
+        assert [spike.start_s for spike in find_spikes(intended, latency, LIMIT_S)] == [
+            pytest.approx(5.0, abs=0.02)
+        ]
+
+    def test_a_queue_that_grows_within_a_moment_is_none(self) -> None:
+        """A batching server's queue may go from usual to late within a tenth of a second."""
+        intended = arrivals(400, 10)
+        latency = 0.02 + np.interp(
+            intended, [4.95, 5.05, 5.1, 5.2], [0.0, 0.045, 0.045, 0.0], left=0, right=0
+        )
+
+        assert (latency > LIMIT_S).sum() > 10
+        assert find_spikes(intended, latency, LIMIT_S) == []
+
+    def test_failures_are_told_by_what_was_before_since_they_have_no_latency(self) -> None:
+        intended = arrivals(400, 10)
+        refused = (intended >= 5.0) & (intended < 5.09)
+        calm = np.where(refused, np.inf, 0.005)
+        full = np.where(refused, np.inf, np.where((intended > 4.9) & (intended < 5.0), 0.045, 0.005))
+
+        assert len(find_spikes(intended, calm, LIMIT_S)) == 1
+        assert find_spikes(intended, full, LIMIT_S) == []
+
     def test_a_queue_that_builds_up_is_none(self) -> None:
         intended = arrivals(400, 10)
         latency = 0.005 + np.interp(intended, [4.0, 5.0, 6.0], [0.0, 0.08, 0.0], left=0, right=0)
@@ -172,13 +240,21 @@ class TestSpikes:
 
         by_load = spike_share(seen, [busy, (400.0, 30.0, 0)], ALLOWED)
         by_clock = spike_share(
+            [*seen, *((Spike(30.0 + i, 30.1 + i, 10), 400.0, 0.4) for i in range(12))],
+            [busy, (400.0, 30.0, 12)],
+            ALLOWED,
+        )
+        by_request = spike_share(
             [*seen, *((Spike(30.0 + i, 30.1 + i, 10), 400.0, 0.4) for i in range(6))],
             [busy, (400.0, 30.0, 6)],
             ALLOWED,
         )
 
         assert by_load.growths[0].weight < 0.1
-        assert by_clock.growths[0].weight > 0.95
+        assert by_clock.growths[0].weight > 0.9
+        # Half as many at half the rate: by the request or by the clock, but no bursts of a queue.
+        assert by_request.growths[1].weight > by_clock.growths[1].weight
+        assert by_request.growths[2].weight < 0.001
 
     def test_what_was_not_seen_for_long_is_less_likely_to_be_there(self) -> None:
         short, long = (spike_share([], [(100.0, seconds, 0)], ALLOWED) for seconds in (5.0, 120.0))

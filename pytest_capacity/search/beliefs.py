@@ -16,6 +16,8 @@ from pytest_capacity.slo import SLO, Bound
 
 LOW, MIDDLE, HIGH = 0.05, 0.5, 0.95
 """The interval is 90 %, two-sided."""
+CAREFUL, LOWEST, RATES = 0.4, 0.1, 10
+"""Where the capacity is wide open: a rate a little below the middle, or one of so many between two ranks."""
 MOST_TAIL_SHARE = 0.1
 """Above an allowed share of a tenth a bound is not about the tail: only its late requests are counted."""
 UNKNOWN_LOAD = 0.7
@@ -133,6 +135,14 @@ class Beliefs:
         """The capacity without spikes, where the tail of the latencies tells them apart."""
         posterior = self._active[self.binding]
         return posterior.calm_quantile(MIDDLE) if isinstance(posterior, TailPosterior) else None
+
+    def telling_rate(self, seconds: float) -> float:
+        """The rate at which so many seconds would tell most, of those at which the capacity may well lie."""
+        posterior = self._active[self.binding]
+        if not isinstance(posterior, TailPosterior):
+            return self.quantile(CAREFUL)
+        rates = np.geomspace(self.quantile(LOWEST), self.quantile(MIDDLE), RATES)
+        return float(rates[int(np.argmax(posterior.telling(rates, seconds)))])
 
     def use_at(self, rate_qps: float) -> float:
         """How many times its allowed share a bound is expected to use at a rate, for the worst of them."""

@@ -21,7 +21,8 @@ from pytest_capacity.slo import SLO
 
 ILL_CONDITIONED = 0.15
 """Above this condition number a tenth more allowed lateness moves the capacity by more than 1.5 %."""
-SURE = 0.6
+LIKELY = 0.3
+"""With this probability of it a capacity is called ill-conditioned: its middle should not be trusted then."""
 _DEFAULT_MAX_QPS = 10_000.0
 
 
@@ -143,7 +144,7 @@ class CapacitySearch:
         hunt = self._hunt
         if hunt.is_held(self._max_qps):
             return "no_limit_found"
-        if hunt.beliefs.ill_conditioned(ILL_CONDITIONED) > SURE:
+        if hunt.beliefs.ill_conditioned(ILL_CONDITIONED) > LIKELY:
             return "ill_conditioned"
         return "converged" if hunt.is_confirmed and hunt.beliefs.width() <= self.tolerance else "budget"
 

@@ -13,7 +13,7 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from pytest_capacity.protocols import Observation, Probe
-from pytest_capacity.search.beliefs import HIGH, LOW, MIDDLE, Beliefs
+from pytest_capacity.search.beliefs import CAREFUL, HIGH, LOW, MIDDLE, Beliefs
 from pytest_capacity.search.doubts import Doubt, generator_doubts
 from pytest_capacity.search.found import Status
 from pytest_capacity.search.stage import Played, Script, Stage
@@ -54,7 +54,9 @@ SLOWER = 0.6
 LEAST_LEFT = 0.35
 """With less of the budget left there is no time to begin anew."""
 BACK_RATIO = 1.5
-WIDE = 0.35
+WIDE, FEW = 0.35, 4
+"""An interval of more than this width leaves open what limits: the first windows are short then, and from the
+fourth on asked at where they tell most."""
 ABOVE, BELOW = 1.02, 0.97
 MOST_USE = 6.0
 """No rate is offered at which a bound is expected to use more than so many times its allowed share."""
@@ -207,7 +209,8 @@ class Hunt:
                 self.update()
                 self.is_confirmed = self.beliefs.width() <= 1.1 * self._tolerance
                 continue
-            seconds = (STEP_S if width > WIDE else PROBE_S) * scale
+            is_first_look = width > WIDE and len(self.evidence()) < FEW
+            seconds = (STEP_S if is_first_look else PROBE_S) * scale
             if self._stage.left_s < 1.5 * seconds:
                 seconds = self._stage.left_s
             rate, above = self._next_rate(width, above=above), not above
@@ -270,7 +273,9 @@ class Hunt:
         beliefs = self.beliefs
         middle = beliefs.quantile(MIDDLE)
         if width > WIDE:
-            rate = beliefs.quantile(0.4)
+            # Asked at the middle again and again, bursts of a queue and spikes by the clock stay alike.
+            few = len(self.evidence()) < FEW
+            rate = beliefs.quantile(CAREFUL) if few else beliefs.telling_rate(PROBE_S * self._stage.scale)
         elif above:
             rate = max(beliefs.quantile(0.7), ABOVE * middle)
         else:

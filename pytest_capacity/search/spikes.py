@@ -33,10 +33,14 @@ PAUSING, PAUSE_EVERY_S = 1 / 3, 17.0
 HIDDEN_SHARE, HIDDEN_SPREAD = 0.5, 0.6
 """The part of the allowed share that spikes of such a server take at the rate in question, and its spread."""
 
-USUAL_SHARE, USUAL_SPREAD = 0.1, 1.0
+USUAL_SHARE, USUAL_SPREAD = 0.1, 1.6
 """What spikes, where there are any, take of the allowed share on an idle server; its logarithmic spread."""
-POWERS = ((0.0, 0.95), (12.0, 0.05))
-"""With which power of the rate spikes may come more often, and how likely each is beforehand."""
+LENGTHS_ERROR = 0.3
+"""The variance of the logarithm of what spikes make late that no number of them takes away: how much less it
+would be on a less busy server is known roughly."""
+POWERS = ((0.0, 0.8), (1.0, 0.15), (6.0, 0.05))
+"""With which power of the rate spikes may come more often, and how likely each is beforehand: by the clock,
+as garbage that requests make is collected, or where they are a queue's sudden bursts after all."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +149,7 @@ def spike_share(
     lengths = np.array([spike.late / rate * (1 - min(load, 0.95)) for spike, rate, load in seen])
     count = len(seen)
     variation = float(lengths.var() / lengths.mean() ** 2) if count > 1 else 0.5
-    log_sd = math.sqrt((1 + variation) / count)
+    log_sd = math.sqrt((1 + variation) / count + LENGTHS_ERROR)
     log_rate = float(np.mean([math.log(rate) for _, rate, _ in seen]))
     distance = np.array([math.log(rate) - log_rate for rate, _, _ in windows])
     lasted, numbers = (np.array([window[part] for window in windows], dtype=float) for part in (1, 2))

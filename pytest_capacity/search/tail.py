@@ -24,10 +24,19 @@ from pytest_capacity.search.tailform import LEVELS, NAMES, PRIOR, SPREAD, Parts,
 
 BURSTS = 5.0
 """The design effect in units of rate x limit x g / eta^2, as simulated servers show it."""
+EXPECTED_BURSTS = 2.0
+"""The design effect in units of rate x limit that is expected where nothing was seen yet."""
 FORM_ERROR = 0.7
 """How wrong the form may be, in the logarithm of a share, over the whole way from nothing to the limit."""
 FLOOR_BURSTS = 2.0
 """The design effect of requests that take too long on an idle server."""
+CALM_WINDOWS = 3.0
+"""So many windows that differ by as much as the design effect expects are believed beforehand."""
+MOST_MISS = 25.0
+"""No window's squared miss, in units of its variance, counts for more."""
+LEAST_EXPECTED, LEAST_WINDOWS = 0.5, 3
+"""A level of which fewer independent requests are expected says nothing of how windows differ, nor do fewer
+windows."""
 LEVEL_WEIGHT = 0.45
 """What a level's count counts for beside the others': together about four of eight are independent."""
 TAIL_SHARE = 0.25
@@ -164,8 +173,27 @@ class TailPosterior:
         """A quantile of the share of late requests at a rate, spikes and the floor included."""
         parts = self._parts()
         x = math.log(rate_qps) - self._draws[:, 0]
-        share = self._allowed * parts.use(np.minimum(x, -np.log(parts.load + 1e-9) - 0.02))
+        share = self._allowed * parts.use(np.minimum(x, parts.furthest()))
         return min(1.0, _weighted_quantile(share, self._weight, probability))
+
+    def telling(self, rates_qps: Floats, seconds: float) -> Floats:
+        """How much of the variance of the capacity's logarithm so many seconds at each rate would take away.
+
+        Counts late requests only, by the draws' linear regression on the root of their number, whose noise is
+        the same at every rate (Chaloner and Verdinelli, "Bayesian experimental design: a review", Statistical
+        Science 10 (1995)).
+        """
+        parts, weight = self._parts(), self._weight
+        away = self._capacity - float((weight * self._capacity).sum())
+        gains = []
+        for rate in rates_qps:
+            x = math.log(rate) - self._draws[:, 0]
+            share = np.minimum(self._allowed * parts.use(np.minimum(x, parts.furthest())), MOST_SHARE)
+            independent = rate * seconds / (1 + EXPECTED_BURSTS * rate * self._limit_s)
+            seen = 2 * np.sqrt(independent * share)
+            seen -= float((weight * seen).sum())
+            gains.append(float((weight * seen * away).sum()) ** 2 / (1 + float((weight * seen**2).sum())))
+        return np.array(gains)
 
     def share_at(self, rate_qps: float) -> float:
         """The share of late requests to expect at a rate, spikes left out, at the posterior's mode."""
@@ -233,10 +261,31 @@ class TailPosterior:
         effect = FLOOR_BURSTS + (np.maximum(effect, FLOOR_BURSTS) - FLOOR_BURSTS) * queued
         beyond = (shares > TAIL_SHARE) | (np.abs(x) > 1.5 * far)[:, None]
         beyond[:, -1] = False
-        effect = np.where(beyond, np.inf, effect) / LEVEL_WEIGHT
+        effect = np.where(beyond, np.inf, effect)
+        effect = effect * self._dispersion(data, shares, effect) / LEVEL_WEIGHT
         # However much is counted, a level says no more of the limit than the form of the tail is right.
         known = (data.total[:, None] * shares / effect).sum(axis=0)
         self._effect = effect * (1 + known * (FORM_ERROR * (1 - np.array(LEVELS))) ** 2)
+
+    def _dispersion(self, data: _Data, shares: Floats, effect: Floats) -> float:
+        """How many times more the windows' counts differ than the design effect expects: 1 with few windows.
+
+        A server that is slower for a while, as beside a neighbour, differs from window to window by more than
+        its queue's bursts (McCullagh and Nelder, "Generalized linear models", 1989, section 4.5).
+        """
+        most = self._cap * data.total[:, None]
+        expected = np.minimum(data.total[:, None] * shares, most)
+        known = expected / effect > LEAST_EXPECTED
+        # A level far from the tail has no finite effect.
+        variance = np.where(known, expected, 1.0) * (1 - shares) * np.where(known, effect, 1.0)
+        square = (np.minimum(data.above, most) - expected) ** 2 / variance
+        seen = known.any(axis=1)
+        miss = np.where(known, square, 0.0).sum(axis=1)[seen] / known.sum(axis=1)[seen]
+        if len(miss) < LEAST_WINDOWS:
+            return 1.0
+        total = CALM_WINDOWS + float(np.minimum(miss, MOST_MISS).sum())
+        # The capacity and one more are fitted to the same windows.
+        return max(1.0, total / (CALM_WINDOWS + len(miss) - 2))
 
     def _log_posterior(self, points: Floats, data: _Data) -> Floats:
         shares = np.minimum(self._form.shares(points, data.log_rate), self._cap)

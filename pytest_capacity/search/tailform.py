@@ -1,4 +1,4 @@
-"""The form of a tail: the share of the requests that a queue keeps longer than each of several levels, by rate.
+"""The form of a tail: the share of requests that a queue keeps longer than each of several levels.
 
 Near saturation the tail of a queue's latency falls nearly exponentially, at a rate that grows in proportion
 to how far the load is from saturation (Kingman, "The heavy traffic approximation in the theory of queues",
@@ -35,7 +35,7 @@ SPREAD = np.array([3.0, 0.9, 0.2, 0.45, 1.0, 1.5])
 
 _V = 1 - np.array(LEVELS)
 _DECAY_EXPONENT = 1.15
-_CURVATURE, _CURVATURE_SLOPE = 5.5, 0.2
+_CURVATURE, _CURVATURE_SLOPE = 6.5, 0.2
 _FLOOR_RISE = 4.0
 _MOST_FLOOR = 0.97
 _FURTHEST_BELOW = 2.0
@@ -105,6 +105,11 @@ class Parts:
         )
         used: Floats = np.exp(np.clip(self.slope * x, -50, 50)) + self.floor + spikes
         return used
+
+    def furthest(self) -> Floats:
+        """How far above that capacity the server saturates, nearly."""
+        furthest: Floats = -np.log(self.load + 1e-9) - 0.02
+        return furthest
 
     def solve(self) -> Floats:
         """Where all is used up: by bisection, since every part grows with the rate."""
