@@ -10,7 +10,13 @@ import numpy.typing as npt
 
 from pytest_capacity.protocols import Floats, Observation, Outcome
 from pytest_capacity.slo import SLO, Bound, Verdict
-from pytest_capacity.stats.batches import batch_of, design_effect, few_batches_factor, late_effect
+from pytest_capacity.stats.batches import (
+    batch_count,
+    batch_of,
+    design_effect,
+    few_batches_factor,
+    late_effect,
+)
 from pytest_capacity.stats.intervals import share_limits
 
 BATCH_S = 1.0
@@ -18,8 +24,10 @@ BATCH_S = 1.0
 SHORT_BATCH_S = 0.5
 """Below ten seconds of evidence whole seconds leave too few batches to compare."""
 
-_FAILED = np.array([outcome for outcome in Outcome if outcome.failed], dtype=np.uint8)
-_NO_EVIDENCE = np.array([Outcome.NOT_SENT, Outcome.CANCELLED, Outcome.PENDING], dtype=np.uint8)
+# Looked up by outcome: this is done for every request.
+_FAILED, _NO_EVIDENCE = (np.zeros(256, dtype=np.bool_) for _ in range(2))
+_FAILED[[outcome for outcome in Outcome if outcome.failed]] = True
+_NO_EVIDENCE[[Outcome.NOT_SENT, Outcome.CANCELLED, Outcome.PENDING]] = True
 
 
 @dataclass(frozen=True)
@@ -60,7 +68,7 @@ class Evidence:
 
     def add(self, observation: Observation, *, keep: npt.NDArray[np.bool_] | None = None) -> None:
         """Take an observation's cohorts, or the rows to ``keep``; evidence then reaches to their last."""
-        kept = ~np.isin(observation.outcome, _NO_EVIDENCE)
+        kept = ~_NO_EVIDENCE[observation.outcome]
         late = observation.outcome == Outcome.LATE_UNANSWERED
         if self._largest_limit_ms is not None:
             # Cut off by a probe's end before its age said anything: neither good nor late.
@@ -73,7 +81,7 @@ class Evidence:
         if self.start_s is None:
             self.start_s = float(due[0])
         self.end_s = float(due[-1])
-        failed = np.isin(observation.outcome[kept], _FAILED)
+        failed = _FAILED[observation.outcome[kept]]
         latency = np.where(failed, np.inf, observation.latency_s[kept])
         self._intended.append(observation.intended_s[kept])
         # Unanswered past the largest bound is late under every bound, by definition of a final cohort.
@@ -89,16 +97,20 @@ class Evidence:
         """Intended times, latencies (inf where failed or unanswered) and failures so far."""
         if not self._intended:
             return np.empty(0), np.empty(0), np.empty(0, dtype=np.bool_)
-        return np.concatenate(self._intended), np.concatenate(self._latency), np.concatenate(self._failed)
+        if len(self._intended) > 1:
+            self._intended = [np.concatenate(self._intended)]
+            self._latency = [np.concatenate(self._latency)]
+            self._failed = [np.concatenate(self._failed)]
+        return self._intended[0], self._latency[0], self._failed[0]
 
     def since(self, start_s: float) -> Evidence:
-        """The part intended at ``start_s`` or later, to the observation."""
+        """The part intended at ``start_s`` or later."""
         part = Evidence(self._largest_limit_ms)
-        ends = (chunk[-1] if len(chunk) else -np.inf for chunk in self._intended)
-        first = next((i for i, end in enumerate(ends) if end >= start_s), None)
-        if first is not None:
-            part._intended, part._latency = self._intended[first:], self._latency[first:]
-            part._failed = self._failed[first:]
+        columns = self.columns()
+        first = int(np.searchsorted(columns[0], start_s))
+        if first < len(columns[0]):
+            part._intended, part._latency = [columns[0][first:]], [columns[1][first:]]
+            part._failed = [columns[2][first:]]
             part.start_s, part.end_s = start_s, self.end_s
         return part
 
@@ -107,7 +119,7 @@ class Evidence:
         intended, latency, failed = self.columns()
         batch_s = BATCH_S if self.seconds >= 10 * BATCH_S else SHORT_BATCH_S
         batch = batch_of(intended, float(intended.min()) if len(intended) else 0.0, batch_s)
-        widening = few_batches_factor(len(np.unique(batch)), alpha)
+        widening = few_batches_factor(batch_count(batch), alpha)
         judged = []
         for bound in slo.bounds:
             if bound.limit_ms is None:

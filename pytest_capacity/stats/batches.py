@@ -27,6 +27,11 @@ def batch_of(times_s: Floats, start_s: float, batch_s: float) -> Ints:
     return np.maximum(np.floor((times_s - start_s) / batch_s), 0).astype(np.int64)
 
 
+def batch_count(batch: Ints) -> int:
+    """How many batches hold anything."""
+    return int(np.count_nonzero(np.bincount(batch)))
+
+
 def design_effect(bad: npt.NDArray[np.bool_], batch: Ints) -> float:
     """Variance of the share of bad requests over that of independent ones; at least 1.
 

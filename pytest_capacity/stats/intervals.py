@@ -9,6 +9,7 @@ function follows Lentz's evaluation of its continued fraction (DLMF 8.17.22).
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from statistics import NormalDist
 
 import numpy as np
@@ -57,6 +58,7 @@ def smallest_sample(allowed_share: float, alpha: float) -> int:
     return math.ceil(math.log(alpha) / math.log1p(-allowed_share))
 
 
+@lru_cache(maxsize=256)
 def student_quantile(probability: float, freedom: int) -> float:
     """The quantile of Student's t for a probability of at least one half."""
     x = beta_quantile(2 * (1 - probability), freedom / 2, 0.5)
@@ -64,18 +66,22 @@ def student_quantile(probability: float, freedom: int) -> float:
 
 
 def beta_quantile(probability: float, a: float, b: float) -> float:
-    """The x at which the regularised incomplete beta function of a and b reaches a probability."""
-    low, high = 0.0, 1.0
+    """The x at which the regularised incomplete beta function of a and b reaches a probability.
+
+    Newton's method, kept within the bracket found so far.
+    """
+    low, high, x = 0.0, 1.0, a / (a + b)
+    log_beta = math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
     for _ in range(100):
-        middle = (low + high) / 2
-        if incomplete_beta(middle, a, b) < probability:
-            low = middle
-        else:
-            high = middle
+        excess = incomplete_beta(x, a, b) - probability
+        low, high = (low, x) if excess > 0 else (x, high)
+        density = math.exp((a - 1) * math.log(x) + (b - 1) * math.log1p(-x) - log_beta)
+        step = excess / density if density > _TINY else math.inf
         # Relative, because the quantiles asked for are often far below 1e-6.
-        if high - low <= 1e-10 * high:
+        if min(abs(step), high - low) <= 1e-10 * x:
             break
-    return (low + high) / 2
+        x = x - step if low < x - step < high else (low + high) / 2
+    return x
 
 
 def incomplete_beta(x: float, a: float, b: float) -> float:
