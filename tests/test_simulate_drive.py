@@ -158,7 +158,7 @@ def test_outcomes_and_latencies_are_as_known_at_that_moment(limit_s: float | Non
 
 
 @pytest.mark.parametrize("spec", [ONE_AFTER_THE_OTHER, OFTEN_STILL])
-def test_in_flight_and_the_oldest_age_are_those_of_all_probes(spec: ServerSpec) -> None:
+def test_what_is_in_flight_or_was_given_up_is_counted_over_all_probes(spec: ServerSpec) -> None:
     controller, drive = play(spec, SEVERAL, 0.4)
     arrived, replied = np.array(drive.server.arrived_s), np.array(drive.server.replied_s)
     gone_s = np.where(np.isnan(replied), arrived + spec.overhead_s, replied)
@@ -170,6 +170,8 @@ def test_in_flight_and_the_oldest_age_are_those_of_all_probes(spec: ServerSpec) 
         assert observation.in_flight == waiting.sum()
         oldest_s = observation.now_s - arrived[waiting].min() if waiting.any() else 0.0
         assert observation.oldest_age_s == pytest.approx(oldest_s)
+        timed_out = (arrived + spec.timeout_s <= observation.now_s) & (replied > arrived + spec.timeout_s)
+        assert observation.gave_up == timed_out.sum()
     assert max(observation.in_flight for observation in controller.told) > 20
 
 

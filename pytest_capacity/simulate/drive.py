@@ -60,7 +60,7 @@ class Drive:
         self._timeout_s = server.spec.timeout_s
         self._limit_s = self._timeout_s if limit_s is None else min(limit_s, self._timeout_s)
         self._health = health or (lambda _now: Health())
-        self._open_from = 0
+        self._open_from = self._gave_up = 0
         self.offered: list[tuple[Probe, float, float]] = []
 
     def play(self, controller: Controller, extend: Callable[[], bool] | None = None) -> None:
@@ -128,7 +128,7 @@ class Drive:
 
     def _tell(self, controller: Controller, played: _Played, rows: _Rows) -> None:
         now_s = self.server.now_s
-        in_flight, oldest_age_s = self._in_flight(now_s)
+        in_flight, oldest_age_s, gave_up = self._in_flight(now_s)
         sent = (len(self.server.arrived_s) if played.end is None else played.end) - played.first
         controller.tell(
             Observation(
@@ -143,20 +143,24 @@ class Drive:
                 latency_s=rows[1],
                 outcome=rows[2],
                 operation=np.zeros(len(rows[0]), dtype=np.uint16),
+                gave_up=gave_up,
             )
         )
 
-    def _in_flight(self, now_s: float) -> tuple[int, float]:
-        """How many requests of all probes are unanswered, and the age of the oldest of them."""
+    def _in_flight(self, now_s: float) -> tuple[int, float, int]:
+        """How many requests of all probes are unanswered, the age of the oldest, and how many timed out."""
         server = self.server
         arrived = np.array(server.arrived_s[self._open_from :])
         replied = np.array(server.replied_s[self._open_from :])
         refused_s = arrived + server.spec.overhead_s
         gone_s = np.where(np.isnan(replied), refused_s, np.minimum(replied, arrived + self._timeout_s))
         waiting = gone_s > now_s
+        timed_out = ~waiting & (replied - arrived > self._timeout_s)
+        gave_up = self._gave_up + int(timed_out.sum())
         oldest = int(waiting.argmax()) if waiting.any() else len(waiting)
         self._open_from += oldest
-        return int(waiting.sum()), now_s - float(arrived[oldest]) if waiting.any() else 0.0
+        self._gave_up += int(timed_out[:oldest].sum())
+        return int(waiting.sum()), now_s - float(arrived[oldest]) if waiting.any() else 0.0, gave_up
 
     def _final(self, played: _Played, end: int, now_s: float) -> _Rows:
         """The rows of the ticks in which every request is answered, failed or late, with their outcomes."""
