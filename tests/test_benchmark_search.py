@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ pytest.importorskip("MLRsearch")
 from benchmarks.search.__main__ import main
 from benchmarks.search.algorithms import ALGORITHMS
 from benchmarks.search.files import Appending, read_rows
+from benchmarks.search.least import least_of, least_s, serves_from_s, undecided
 from benchmarks.search.oracle import RATIOS, ratio_of
 from benchmarks.search.playing import Case
 from benchmarks.search.pool import results_of
@@ -23,7 +25,7 @@ from benchmarks.search.scoring import Ran, clustered_limits, score, scores, shar
 from benchmarks.search.sustaining import Sustained, score_sustain, sustain_scores
 from benchmarks.search.tables import all_tables
 from benchmarks.search.truths import Known, known_servers, truths_path
-from pytest_capacity.simulate.spec import ServerSpec
+from pytest_capacity.simulate.spec import Cold, ServerSpec, Spikes
 
 TWO_WORKERS = ServerSpec(workers=2, cost_item_s=0.008, lognormal_sigma=0.5)
 KNOWN = Known("tune", 0, TWO_WORKERS, ("fifo",), 185.0, 0.05, "mark")
@@ -210,6 +212,33 @@ class TestFigures:
 
         assert (found.wrong, found.undecided, found.mean_s) == (0.5, 0.25, 10.0)
         assert sustain_scores(runs)["no pauses, 0.8 C"].wrong == 0.5
+
+    def test_the_least_of_a_sustain_run_is_its_minimum_where_the_answer_is_clear(self) -> None:
+        assert least_s(KNOWN, 0.8) == 12
+        assert least_s(KNOWN, 1.2) == 4
+        assert undecided(KNOWN, 0.8) < 1e-6
+
+    def test_a_share_that_hardly_depends_on_the_rate_leaves_the_verdict_open(self) -> None:
+        flat = replace(KNOWN, condition_number=5.0)
+
+        assert undecided(flat, 0.9) > 0.5
+        assert least_s(flat, 0.9) == least_s(replace(KNOWN, condition_number=math.inf), 1.1) == 120
+
+    def test_a_cold_server_cannot_pass_before_it_serves_the_rate(self) -> None:
+        cold = replace(KNOWN, spec=replace(TWO_WORKERS, cold=Cold(3.0, 1_000, start_s=2.0)))
+
+        served_from_s = serves_from_s(cold, 0.9)
+        assert 2 + 2_000 / KNOWN.capacity_qps < served_from_s < 2 + 2 * 3_000 / KNOWN.capacity_qps
+        assert least_s(cold, 0.9) == served_from_s + 10
+        assert least_s(cold, 1.2) == least_s(KNOWN, 1.2)
+
+    def test_spikes_that_come_seldom_are_not_seen_before_a_pass(self) -> None:
+        spiking = replace(KNOWN, spec=replace(TWO_WORKERS, spikes=Spikes(1 / 120, 0.1, 0.2)))
+
+        least = least_of([KNOWN, spiking])
+        assert least is not None
+        assert least.unseen == pytest.approx(math.exp(-0.1) / 4)
+        assert least_of([]) is None
 
     def test_the_oracle_reads_the_rate_off_the_curve(self) -> None:
         uses = RATIOS**20

@@ -10,6 +10,7 @@ import numpy as np
 
 from benchmarks.search.algorithms import OURS
 from benchmarks.search.files import Row
+from benchmarks.search.least import least_of
 from benchmarks.search.scoring import GROUPS, Score, ran, score
 from benchmarks.search.sustaining import GROUPS as SUSTAIN_GROUPS
 from benchmarks.search.sustaining import Sustained, score_sustain, sustained
@@ -111,7 +112,7 @@ def _sustain_lines(
     runs = sustained([row for row in rows["sustain"] if row["algorithm"] == label], known)
     for words, best, bar, group in SUSTAIN_BARS:
         part = [run for run in runs if SUSTAIN_GROUPS[group](run)]
-        lines.append([words, best, bar, _sustain_figure(part), ""])
+        lines.append([words, best, bar, _sustain_figure(part), _least_figure(part, known)])
     above = sustained([row for row in rows["false-pass"] if row["algorithm"] == label], known)
     lines.append([*FALSE_PASS, _false_pass_figure(above), ""])
     return lines
@@ -128,6 +129,15 @@ def _sustain_figure(runs: Sequence[Sustained]) -> str:
         f"{100 * one.wrong:.1f} % (up to {100 * one.wrong_high:.1f}); {100 * one.undecided:.1f} %; "
         f"{one.mean_s:.1f} s (slowest rate {worst_s:.1f})"
     )
+
+
+def _least_figure(runs: Sequence[Sustained], known: Mapping[int, Known]) -> str:
+    """What one who knows all of the same servers would leave undecided, and need."""
+    least = least_of([known[index] for index in sorted({run.server for run in runs})])
+    if least is None:
+        return ""
+    spikes = f"no spike shown in {100 * least.unseen:.1f} %"
+    return f"{100 * least.undecided:.1f} %; {least.mean_s:.1f} s; {spikes}"
 
 
 def _false_pass_figure(runs: Sequence[Sustained]) -> str:

@@ -46,6 +46,8 @@ def sustained(rows: Iterable[Row], known: Mapping[int, Known]) -> list[Sustained
 
 GROUPS: dict[str, Callable[[Sustained], bool]] = {
     "no pauses": lambda run: "pauses" not in run.tags,
+    "no pauses, warm": lambda run: not {"pauses", "cold"} & set(run.tags),
+    "no pauses, cold": lambda run: "pauses" not in run.tags and "cold" in run.tags,
     "pauses, cond <= 0.1": lambda run: "pauses" in run.tags and run.condition_number <= WELL_POSED,
     "pauses, cond > 0.1": lambda run: "pauses" in run.tags and run.condition_number > WELL_POSED,
     "all": lambda _run: True,
