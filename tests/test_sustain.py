@@ -78,6 +78,16 @@ class TestVerdicts:
         assert [doubt.kind for doubt in result.doubts] == ["undecided"]
         assert result.bad_share_low < 0.01 < result.bad_share_high
 
+    def test_nothing_passes_while_a_pause_may_have_just_begun(self) -> None:
+        """Late is what arrives in the last moments before the look at which all else would pass."""
+
+        def stands_still(now_s: float, rng: np.random.Generator) -> float:
+            return 3.0 if 11.8 <= now_s < 11.9 else float(rng.exponential(0.002))
+
+        result = sustain(100, VirtualServer(1, stands_still))
+
+        assert result.verdict is not Verdict.PASS or result.load_s > 20
+
     def test_several_bounds_must_all_hold(self) -> None:
         slo = SLO(p50_ms=1, p99_ms=50)
 
@@ -130,6 +140,30 @@ class TestLoad:
 
         assert result.verdict is Verdict.FAIL
         assert result.load_s < 20
+
+    @pytest.mark.parametrize("seed", range(3))
+    @pytest.mark.parametrize("latency_s", [0.08, 0.15, 0.3, 0.6, 3.0])
+    def test_a_server_that_takes_long_for_each_request_is_late_and_not_cold(
+        self, latency_s: float, seed: int
+    ) -> None:
+        """It holds many at once, which looks like a queue; but it answers as many as it is sent."""
+        result = sustain(60, VirtualServer(500, lambda _now, _rng: latency_s), seed=seed)
+
+        assert result.verdict is Verdict.FAIL
+        assert result.load_s <= 16
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_one_that_takes_long_fails_within_a_small_budget(self, seed: int) -> None:
+        slo = SLO(p50_ms=100, error_rate=0.3)
+
+        def takes_long(_now: float, rng: np.random.Generator) -> float:
+            return 0.6 * float(rng.lognormal(0, 0.1))
+
+        drive = Drive(VirtualServer(500, takes_long), 0.1, seed)
+        result = drive.run(Sustain(slo, 60, min_s=1, budget_s=8), extend=True)
+
+        assert result.verdict is Verdict.FAIL
+        assert result.load_s <= 8
 
     def test_an_undecided_run_is_extended_once(self) -> None:
         drive = Drive(VirtualServer(2, lognormal), 0.05, seed=3)

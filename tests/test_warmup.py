@@ -9,10 +9,12 @@ import math
 from itertools import pairwise
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from pytest_capacity.protocols import Health, Observation, Outcome, Probe
 from pytest_capacity.search.capacity import CapacitySearch
+from pytest_capacity.search.evidence import Evidence
 from pytest_capacity.search.found import CapacityResult, SustainResult
 from pytest_capacity.search.sustain import Sustain
 from pytest_capacity.search.warming import Backlog, Warming
@@ -245,6 +247,23 @@ class TestSustain:
 
         assert result.verdict is Verdict.FAIL
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_one_that_is_late_without_a_queue_is_not_failed_for_being_cold(self, seed: int) -> None:
+        """Its batches take too long at first, but nothing piles up: only the quickest replies tell."""
+        spec = ServerSpec(
+            batch_max=20, batch_wait_s=0.004, cost_base_s=0.0065, cost_item_s=0.001, cold=Cold(3.7, 2_400)
+        )
+
+        result, _ = sustain(spec, 210, seed)
+
+        assert result.verdict is Verdict.PASS
+
+    def test_what_it_did_while_cold_is_left_out_of_the_evidence(self) -> None:
+        result, _ = sustain(five_workers(Cold(3, 1_500)), 0.9 * FIVE_WORKERS_QPS, 1)
+
+        assert result.verdict is Verdict.PASS
+        assert result.evidence_s < result.load_s - 10
+
     def test_one_that_is_not_warm_at_the_end_is_inconclusive_and_says_so(self) -> None:
         result, _ = sustain(five_workers(Cold(8, 15_000)), 0.9 * FIVE_WORKERS_QPS, 0)
 
@@ -259,8 +278,8 @@ class TestSustain:
 
         assert once == again
 
-    def test_a_warm_up_outlasts_its_usual_length_within_its_probe(self) -> None:
-        """A server that gets faster and only just keeps up: neither overloaded nor warm."""
+    def test_a_server_that_gets_warm_but_keeps_up_is_measured_meanwhile(self) -> None:
+        """It gets faster and only just keeps up: neither overloaded nor warm."""
         controller, sent, tick = Sustain(P99_50, 1_000), 150.0, 0
         nothing = np.empty(0)
         while tick < 60:
@@ -279,7 +298,7 @@ class TestSustain:
                 break
             assert asked.max_s >= tick / 4
 
-        assert tick > 42, "it was still getting faster"
+        assert tick <= 42, "a warm-up lasts ten seconds at most"
 
     def test_a_server_that_stops_answering_is_not_cold_though_its_requests_time_out(self) -> None:
         """What ends by its timeout is work that nobody did: it makes no server warm."""
@@ -348,6 +367,31 @@ class TestWarming:
         assert not warming.is_stuck(was_well=False)
         assert self.told([200.0] * 8 + [0.0] * 24).is_stuck(was_well=False)
         assert not self.told([0.0] * 32).is_stuck(was_well=False), "it may take long to begin"
+
+    def replies(self, latency_s: npt.NDArray[np.float64], qps: float) -> Warming:
+        """A server that nobody waits for, whose replies took so long one after the other."""
+        warming, evidence = Warming(healthy=1_000), Evidence(50)
+        warming.watch(evidence)
+        count = len(latency_s)
+        evidence.add(
+            Observation(
+                probe_id=0, now_s=count / qps, planned=count, sent=count, in_flight=1, oldest_age_s=0.0,
+                health=Health(), intended_s=np.arange(count) / qps, latency_s=latency_s,
+                outcome=np.zeros(count, dtype=np.uint8), operation=np.zeros(count, dtype=np.uint16),
+            )
+        )  # fmt: skip
+        warming.tell(count / qps, count, 1, 0.0)
+        return warming
+
+    @pytest.mark.parametrize(("excess", "may"), [(0.0, False), (2.0, True)])
+    def test_where_nobody_waits_the_replies_tell_whether_it_may_gain(self, excess: float, may: bool) -> None:
+        done = np.arange(4_000)
+        noise = np.random.default_rng(1).gamma(4, 0.25, 4_000)
+
+        warming = self.replies(0.02 * noise * (1 + excess * np.exp(-done / 2_000)), 200)
+
+        assert warming.may_gain(5, LIMIT_S) is may
+        assert (warming.warm_since_s(0.0) is not None) is may
 
     @pytest.mark.parametrize(
         ("probe", "in_flight", "lasted_s", "rate"),

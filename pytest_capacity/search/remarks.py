@@ -36,3 +36,8 @@ def cold_doubt(load_s: float, done: float, budget_s: float) -> Doubt:
         f"the server was still getting faster after {load_s:.0f} s of load and {done:.0f} replies",
         f"budget_s={2 * budget_s:.0f}, or a server that is warm",
     )
+
+
+def stopped_doubt(reason: str) -> Doubt:
+    """The load was stopped from outside before there was a verdict."""
+    return Doubt("stopped", f"the load was stopped: {reason}", "the server's log, or fresh credentials")

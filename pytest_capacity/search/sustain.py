@@ -6,21 +6,38 @@ look: the backlog grows without end, or nothing at all goes well any more.
 
 A breach is none while the server may still be getting warm (``warming``). One that cannot serve the rate yet
 is sent less, just what it does serve, until it can; one that improves is judged anew from there. If that
-takes longer than the budget the answer is that it did not get steady.
+takes longer than the budget the answer is that it did not get steady. One that was overloaded while cold is
+given a rest before it is judged: it may remember.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+from itertools import compress
 from typing import Literal, TypeAlias
 
-from pytest_capacity.protocols import Health, Observation, Probe
-from pytest_capacity.search.doubts import Doubt, generator_doubts, steadiness_doubt
-from pytest_capacity.search.evidence import BATCH_S, BoundEvidence, Evidence, binding
+import numpy as np
+
+from pytest_capacity.protocols import Observation, Outcome, Probe
+from pytest_capacity.search.breaches import (
+    EXIT_ALPHA,
+    all_doubts,
+    collapse_of,
+    fails_quickly,
+    is_beyond_lateness,
+    is_breached,
+    is_explained,
+    is_in_burst,
+    judged_now,
+    load_doubts,
+)
+from pytest_capacity.search.doubts import Doubt
+from pytest_capacity.search.evidence import BoundEvidence, Evidence, binding
 from pytest_capacity.search.found import SustainResult
 from pytest_capacity.search.plan import ALPHA, WARMUP_MIN_S, Look, SustainPlan, plan_sustain
-from pytest_capacity.search.remarks import cold_doubt, undecided_doubt, unseen
-from pytest_capacity.search.tailjudge import PLAUSIBLE_ALPHA, judge_by_tail
+from pytest_capacity.search.remarks import cold_doubt, stopped_doubt, undecided_doubt, unseen
+from pytest_capacity.search.tailjudge import PLAUSIBLE_ALPHA, has_tail, judge_by_tail
 from pytest_capacity.search.warming import (
     LEAST_BUSY_S,
     Backlog,
@@ -30,7 +47,6 @@ from pytest_capacity.search.warming import (
     is_improving,
 )
 from pytest_capacity.slo import SLO, Verdict
-from pytest_capacity.stats.batches import batch_of
 
 OVERLOAD_S, EASE_AGE_S, EASE_AGE_LIMITS = 1.0, 1.0, 6.0
 """After a second of overload the warm-up ends; a server that may be cold is sent less once requests are so
@@ -42,14 +58,16 @@ WARMUP_MAX_S = 10.0
 FIRST_GLANCE_S, GLANCE_S, GLANCE_RATIO = 2.0, 1.0, 1.3
 """When between looks the tail is looked at for a breach, in seconds of evidence."""
 
+REST_S = 3.0
+"""Servers that remember an overload have forgotten it by then, as far as is known of them."""
+
 _BACKLOG_S = 3.0
-_COLLAPSE_S = 5.0
-_COLLAPSE_MIN_REQUESTS = 10
-# What an early exit may add to the chance of a wrong FAIL; small beside the 5 % of the looks.
-_EXIT_ALPHA = 0.001
+_REFUSED = (Outcome.BAD_STATUS, Outcome.BAD_REPLY)
 
 
-Phase: TypeAlias = Literal["warm-up", "ease", "measure"]
+Phase: TypeAlias = Literal["warm-up", "ease", "rest", "measure"]
+AWAY: tuple[Phase, ...] = ("ease", "rest")
+"""In these phases less than the rate is sent."""
 
 
 class Sustain:
@@ -67,7 +85,6 @@ class Sustain:
         self.plan: SustainPlan = plan_sustain(slo, qps, min_s=min_s, budget_s=budget_s)
         self._looks: list[Look] = list(self.plan.looks)
         self._budget_s = budget_s
-        self._last_alpha = ALPHA
         self._warmup_max_s = max(WARMUP_MIN_S, min(WARMUP_MAX_S, WARMUP_SHARE * budget_s, self._spare_s()))
         self._warmup, self._measured = Evidence(slo.largest_limit_ms), Evidence(slo.largest_limit_ms)
         self._phase: Phase = "warm-up"
@@ -79,10 +96,12 @@ class Sustain:
         self._watched = Evidence(slo.largest_limit_ms)
         self._backlog = Backlog(healthy_backlog(slo.largest_limit_ms, qps))
         self._warming = Warming(self._backlog.healthy)
-        self._is_overloaded = self._is_warm_for_sure = self._was_well = False
+        self._warming.watch(self._watched)
+        self._is_overloaded = self._was_well = self._has_rested = False
         self._ended_cold = False
         self._now_s = 0.0
         self._sent: dict[int, int] = {}
+        self._refused = 0
         self._last: Observation | None = None
         self._doubted_looks = 0
         self._next_glance_s = FIRST_GLANCE_S
@@ -108,8 +127,9 @@ class Sustain:
         kind: Literal["open", "drain"] = "open" if rate else "drain"
         number = self._probe.id + 1
         self._probe = Probe(number, kind, rate or None, max_s=left_s, settle_s=settle_s)
-        if phase != "ease" and self._phase == "ease":
+        if phase not in AWAY and self._phase in AWAY:
             self._watched = Evidence(self.slo.largest_limit_ms)
+            self._warming.watch(self._watched)
         self._phase, self._phase_start_s = phase, self._now_s
         self._backlog.since_s, self._is_overloaded = None, False
         if phase == "measure":
@@ -122,10 +142,20 @@ class Sustain:
         number = observation.probe_id
         self._sent[number] = max(self._sent.get(number, 0), observation.sent)
         (self._measured if number == self._measure_id else self._warmup).add(observation)
+        # A request that is turned away is no work done.
+        self._refused += int(np.isin(observation.outcome, _REFUSED).sum())
         if self._verdict is not None or number != self._probe.id:
             return
-        answered = sum(self._sent.values()) - observation.in_flight - observation.gave_up
-        self._warming.tell(self._now_s, answered, observation.in_flight, observation.oldest_age_s)
+        ended = sum(self._sent.values()) - observation.in_flight
+        lost = observation.gave_up + self._refused
+        self._warming.tell(
+            self._now_s,
+            ended - lost,
+            observation.in_flight,
+            observation.oldest_age_s,
+            lost=lost,
+            at_rate=self._phase not in AWAY,
+        )
         self._backlog.tell(self._now_s, observation.in_flight)
         if self._phase == "measure":
             self._watched.add(observation)
@@ -135,6 +165,8 @@ class Sustain:
             self._end_cold()
         elif self._phase == "ease":
             self._ease(observation)
+        elif self._phase == "rest":
+            self._rest(observation)
         else:
             self._watched.add(observation)
             self._warm_up()
@@ -144,22 +176,15 @@ class Sustain:
         if self._backlog.lasted_s(self._now_s) >= OVERLOAD_S:
             self._begin("measure")
             self._is_overloaded = True
-        elif not self._is_warm_for_sure and self._warming.has_to_gain():
-            return
         elif self._now_s - self._phase_start_s >= self._warmup_max_s or is_flat(
             self._watched, self._phase_start_s, self.qps
         ):
             self._was_well = True
             self._begin("measure")
 
-    def _is_flat(self) -> bool:
-        since_s = self._now_s - self._phase_start_s
-        return since_s >= WARMUP_MIN_S and is_flat(self._watched, self._phase_start_s, self.qps)
-
     def _ease(self, observation: Observation) -> None:
         """Send a cold server what it serves, until it serves the rate or is seen to be as warm as it gets."""
         if self._is_hopeless():
-            self._is_warm_for_sure = True
             self._begin("measure")
             return
         lasted_s = self._now_s - self._phase_start_s
@@ -177,7 +202,7 @@ class Sustain:
         """The budget is spent and the server still gets faster."""
         self._ended_cold = True
         doubt = cold_doubt(self._now_s, self._warming.done, self._budget_s)
-        self._end(Verdict.INCONCLUSIVE, "still getting warm", (*self._generator_doubts(), doubt))
+        self._end(Verdict.INCONCLUSIVE, "still getting warm", (*load_doubts(self._last, self.slo), doubt))
 
     def extend(self) -> bool:
         """Grant the budget once more if it ended undecided for want of evidence alone; True if it did."""
@@ -190,7 +215,7 @@ class Sustain:
         self._extended, self._verdict, self._doubts = True, None, ()
         self._budget_s *= 2
         if self._ended_cold:
-            self._begin("ease" if self._phase == "ease" else "warm-up", self._probe.rate_qps or 0.0)
+            self._begin(self._phase if self._phase in AWAY else "warm-up", self._probe.rate_qps or 0.0)
             self._looks = list(self.plan.looks)
         else:
             self._probe = replace(self._probe, max_s=self._budget_s - self._phase_start_s)
@@ -210,10 +235,8 @@ class Sustain:
         evidence = self._measured if self._measured.seconds else self._warmup
         self._bounds = evidence.judge(self.slo, ALPHA)
         breached = any(judged.verdict is Verdict.FAIL for judged in self._bounds)
-        doubt = Doubt(
-            "stopped", f"the load was stopped: {reason}", "the server's log, or fresh credentials", ()
-        )
-        self._end(Verdict.FAIL if breached else Verdict.INCONCLUSIVE, reason, () if breached else (doubt,))
+        doubts = () if breached else (stopped_doubt(reason),)
+        self._end(Verdict.FAIL if breached else Verdict.INCONCLUSIVE, reason, doubts)
 
     def left_s(self) -> float:
         """Seconds of load that may still come, without an extension."""
@@ -264,16 +287,15 @@ class Sustain:
         Not while the server may yet become fast enough; if requests wait for long meanwhile it is sent less,
         and once it has caught up it is warmed up again.
         """
-        if not self._is_overloaded or self._is_warm_for_sure:
+        if not self._is_overloaded:
             return True
         limit_s = (self.slo.largest_limit_ms or 0.0) / 1000
         in_flight, age_s = (self._last.in_flight, self._last.oldest_age_s) if self._last else (0, 0.0)
         if in_flight <= self._backlog.healthy:
             self._begin("warm-up")
-        elif self._is_hopeless():
-            self._is_warm_for_sure = True
+        elif self._warming.keeps_up() or self._is_hopeless():
             return True
-        elif age_s > max(EASE_AGE_S, EASE_AGE_LIMITS * limit_s):
+        elif age_s > max(EASE_AGE_S, EASE_AGE_LIMITS * limit_s) and not self._warming.may_keep_up(age_s):
             self._begin("ease", 0.0)
         if self._is_spent:
             self._end_cold()
@@ -287,22 +309,55 @@ class Sustain:
         return warming.busy_s >= LEAST_BUSY_S and not warming.may_serve(self.qps)
 
     def _may_get_warm(self) -> bool:
-        """Whether a breach may be a cold server's; then it is judged anew, from here or once it is warm."""
-        if self._is_warm_for_sure:
+        """Whether a breach may be a cold server's; then what it did while cold is left out once that is sure.
+
+        Until then nothing is: else what is seldom, a slow spell or a pause, would be left out with it.
+        """
+        if fails_quickly(self._measured, self.slo.largest_limit_ms):
             return False
         if self._backlog.lasted_s(self._now_s) >= OVERLOAD_S:
             self._is_overloaded = True
             return not self._is_overload_settled()
         limit_ms = self.slo.largest_limit_ms
         limit_s = None if limit_ms is None else limit_ms / 1000
-        has_to_gain = self._warming.has_to_gain()
-        if not has_to_gain and not is_improving(self._measured, self._watched, limit_s):
+        use = max(judged.bad_share / judged.bound.allowed_share for judged in self._bounds)
+        if not is_improving(self._measured, limit_s) and not self._warming.may_gain(use, limit_s):
             return False
-        self._looks = list(self.plan.looks)
         if self._is_spent:
             self._end_cold()
-        else:
-            self._begin("warm-up" if has_to_gain else "measure")
+        elif not self._leave_out_cold() and not self._looks:
+            self._looks = [replace(self.plan.looks[-1], at_s=math.inf)]
+        return True
+
+    def _may_remember(self) -> bool:
+        """Whether a breach may come of an overload while the server was cold: it is judged after a rest."""
+        if self._has_rested or self._is_spent or self._backlog.lasted_s(self._now_s) < OVERLOAD_S:
+            return False
+        if not self._warming.was_cold():
+            return False
+        self._has_rested = True
+        self._begin("rest", 0.0)
+        return True
+
+    def _rest(self, observation: Observation) -> None:
+        """Send nothing until nothing has waited for a while."""
+        if observation.in_flight:
+            self._phase_start_s = self._now_s
+        elif self._now_s - self._phase_start_s >= REST_S:
+            self._begin("warm-up")
+
+    def _leave_out_cold(self) -> bool:
+        """Judge anew without what a server that got warm meanwhile did before; False where it did not.
+
+        At least half of the evidence stays.
+        """
+        since_s = self._warming.warm_since_s(self._measure_start_s)
+        if since_s is None or self._is_spent:
+            return False
+        since_s = min(since_s, (self._measure_start_s + self._now_s) / 2)
+        self._measured = self._measured.since(since_s)
+        self._measure_start_s, self._looks = since_s, list(self.plan.looks)
+        self._next_glance_s = FIRST_GLANCE_S
         return True
 
     @property
@@ -315,38 +370,25 @@ class Sustain:
             return
         self._next_glance_s = max(evidence_s + GLANCE_S, GLANCE_RATIO * evidence_s)
         # The late requests alone are judged at planned looks; between them they may add next to no error.
-        counted = self._measured.judge(self.slo, _EXIT_ALPHA)
+        counted = self._measured.judge(self.slo, EXIT_ALPHA)
+        tailed = [has_tail(self._measured, judged) for judged in counted]
+        if not any(compress([judged.bad_share > judged.bound.allowed_share for judged in counted], tailed)):
+            return
         bounds = judge_by_tail(self._measured, counted, counted, self.qps)
-        by_tail = [judged for judged, strict in zip(bounds, counted, strict=True) if judged is not strict]
-        if any(judged.share_low > judged.bound.allowed_share for judged in by_tail):
+        if any(judged.verdict is Verdict.FAIL for judged in compress(bounds, tailed)):
             self._bounds = bounds
             self._conclude_breach("the tail of the latencies")
 
     def _exit_early(self) -> bool:
         """FAIL before the first look where the backlog grows without end or nothing goes well any more."""
-        recent = self._measured.since(self._measured.end_s - _COLLAPSE_S)
-        if self._measured.seconds >= _COLLAPSE_S:
-            hopeless = [
-                judged
-                for judged in recent.judge(self.slo, _EXIT_ALPHA)
-                if judged.bad == judged.total >= _COLLAPSE_MIN_REQUESTS
-            ]
-            if hopeless:
-                what = "failed" if any(judged.bound.limit_ms is None for judged in hopeless) else "was late"
-                return self._fail_early(f"every request of the last {_COLLAPSE_S:g} s {what}")
-        if self._backlog.lasted_s(self._now_s) >= _BACKLOG_S and self._measured.seconds:
-            judged_now = self._measured.judge(self.slo, _EXIT_ALPHA)
-            if any(judged.verdict is Verdict.FAIL for judged in judged_now):
-                return self._fail_early(
-                    f"overload: {self._backlog.most} requests waited, and more each second"
-                )
-        return False
-
-    def _fail_early(self, reason: str) -> bool:
-        self._bounds = self._measured.judge(self.slo, ALPHA)
-        if not any(judged.verdict is Verdict.FAIL for judged in self._bounds):
-            # A collapse after a long healthy time: what counts for the future is what the server does now.
-            self._bounds = self._measured.since(self._measured.end_s - _COLLAPSE_S).judge(self.slo, ALPHA)
+        overload_s = self._backlog.lasted_s(self._now_s)
+        reason = collapse_of(self._measured, self.slo)
+        grows = overload_s >= _BACKLOG_S and not self._warming.keeps_up()
+        if not reason and grows and is_breached(self._measured, self.slo):
+            reason = f"overload: {self._backlog.most} requests waited, and more each second"
+        if not reason:
+            return False
+        self._bounds = judged_now(self._measured, self.slo)
         self._conclude_breach(reason)
         return True
 
@@ -358,13 +400,19 @@ class Sustain:
         if any(judged.verdict is Verdict.FAIL for judged in self._bounds):
             self._conclude_breach("enough evidence")
             return
-        doubts = self._all_doubts()
+        doubts = all_doubts(self._measured, self._last, self.slo)
         if all(judged.verdict is Verdict.PASS for judged in self._bounds):
+            if not last and is_in_burst(self._measured, self.slo.largest_limit_ms):
+                # How long it gets is not known yet: the same look once it is over.
+                self._looks.insert(0, Look(self._measured.seconds, alpha))
+                return
             self._doubted_looks += bool(doubts)
             if not doubts:
                 self._end(Verdict.PASS, "enough evidence", ())
             elif last or self._doubted_looks > 1:
                 self._end(Verdict.INCONCLUSIVE, "doubted", doubts)
+        elif self._leave_out_cold():
+            return
         elif last:
             self._end(
                 Verdict.INCONCLUSIVE,
@@ -374,39 +422,15 @@ class Sustain:
 
     def _conclude_breach(self, reason: str) -> None:
         """FAIL, unless the server may be cold, or a doubt about the generator can explain every breach."""
-        if self._may_get_warm():
+        if self._may_get_warm() or self._may_remember():
             return
-        doubts = self._generator_doubts()
-        explaining = [doubt for doubt in doubts if "latency" in doubt.explains]
-        errors = any(
-            judged.bound.limit_ms is None and judged.verdict is Verdict.FAIL for judged in self._bounds
-        )
-        if explaining and not errors and not self._breach_beyond_lateness():
+        doubts = load_doubts(self._last, self.slo)
+        if is_explained(self._bounds, doubts) and not is_beyond_lateness(
+            self._measured, self.slo, self._last
+        ):
             self._end(Verdict.INCONCLUSIVE, reason, doubts)
         else:
             self._end(Verdict.FAIL, reason, doubts)
-
-    def _breach_beyond_lateness(self) -> bool:
-        """Whether latency breaks its bound even with the generator's lateness taken off, twice.
-
-        Once for the request's own lateness and once for the queue that requests sent in a bunch make.
-        """
-        health = self._last.health if self._last else Health()
-        lenient = self._measured.judge(self.slo, ALPHA, late_allowance_s=2 * health.late_max_s)
-        return any(judged.verdict is Verdict.FAIL for judged in lenient)
-
-    def _generator_doubts(self, *, breached: bool = True) -> tuple[Doubt, ...]:
-        if self._last is None:
-            return ()
-        smallest_ms = min((bound.limit_ms or 0.0 for bound in self.slo.latency_bounds), default=None)
-        health, planned, sent = self._last.health, self._last.planned, self._last.sent
-        return generator_doubts(health, planned, sent, smallest_ms, breached=breached)
-
-    def _all_doubts(self) -> tuple[Doubt, ...]:
-        intended, latency, _ = self._measured.columns()
-        batch = batch_of(intended, self._measured.start_s or 0.0, BATCH_S)
-        rising = steadiness_doubt(latency, batch)
-        return (*self._generator_doubts(breached=False), *((rising,) if rising else ()))
 
     def _end(self, verdict: Verdict, reason: str, doubts: tuple[Doubt, ...]) -> None:
         self._verdict, self._stop_reason, self._doubts = verdict, reason, doubts

@@ -26,31 +26,37 @@ def judge_by_tail(
     """Limits of the long-run bad share at a rate, bound by bound.
 
     ``counted`` and ``plausible`` are the same evidence judged by its late requests alone, at the look's alpha
-    and at ``PLAUSIBLE_ALPHA``. A bound that is not about the tail, or whose late requests have failed, keeps
-    ``counted``.
+    and at ``PLAUSIBLE_ALPHA``. A bound that is not about the tail, or whose late requests have failed or are
+    clearly too many, keeps ``counted``.
     """
     return tuple(
         _judge(evidence, strict, lenient, qps) for strict, lenient in zip(counted, plausible, strict=True)
     )
 
 
+def has_tail(evidence: Evidence, counted: BoundEvidence) -> bool:
+    """Whether a bound is about the tail, and latencies say where its limit lies."""
+    bound = counted.bound
+    if bound.limit_ms is None or bound.allowed_share > MOST_TAIL_SHARE or not counted.total:
+        return False
+    failures = int(evidence.columns()[2].sum())
+    return failures < LEAST_FAILED or failures <= FAILING * counted.bad
+
+
 def _judge(evidence: Evidence, counted: BoundEvidence, plausible: BoundEvidence, qps: float) -> BoundEvidence:
     bound = counted.bound
-    intended, latency, failed = evidence.columns()
-    if bound.limit_ms is None or bound.allowed_share > MOST_TAIL_SHARE or not len(intended):
+    if bound.limit_ms is None or not has_tail(evidence, counted) or counted.share_low > bound.allowed_share:
+        # What the late requests alone show to be broken is broken.
         return counted
-    failures = int(failed.sum())
-    if failures >= LEAST_FAILED and failures > FAILING * counted.bad:
-        return counted
+    intended, latency, _ = evidence.columns()
     limit_s = bound.limit_ms / 1000
     spikes = find_spikes(intended, latency, limit_s)
     kept = latency[outside(intended, spikes, limit_s)]
     posterior = TailPosterior(bound.allowed_share, limit_s, far=ANYWHERE)
     counts = LevelCounts(qps, len(kept), tuple(int((kept > level * limit_s).sum()) for level in LEVELS))
     seen = [(spike, qps, UNKNOWN_LOAD) for spike in spikes]
-    posterior.take(
-        [counts], None, spike_share(seen, [(qps, evidence.seconds, len(spikes))], bound.allowed_share)
-    )
+    played = [(qps, evidence.seconds, len(spikes))]
+    posterior.take([counts], None, spike_share(seen, played, bound.allowed_share))
     low = posterior.share_quantile(qps, FAIL_ALPHA)
     high = posterior.share_quantile(qps, 1 - PASS_ALPHA)
     if float((latency > NO_QUEUE * limit_s).mean()) <= NO_QUEUE_SHARE * bound.allowed_share:
@@ -58,6 +64,4 @@ def _judge(evidence: Evidence, counted: BoundEvidence, plausible: BoundEvidence,
         high = min(high, counted.share_high)
     if plausible.share_high > bound.allowed_share:
         high = max(high, counted.share_high)
-    # What the late requests alone show to be broken is broken.
-    low = max(low, counted.share_low) if counted.share_low > bound.allowed_share else low
     return replace(counted, share_low=min(low, counted.bad_share), share_high=max(high, counted.bad_share))

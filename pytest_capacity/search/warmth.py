@@ -74,10 +74,12 @@ def batches_of(times_s: Floats, group: int, done_before: float) -> Batches | Non
 class Warmth:
     """What runs under full load say of a server's warmth; without any run the prior speaks.
 
-    Numbers of requests count from the server's first.
+    Numbers of requests count from the server's first. ``noise`` is by what share batches are expected to
+    scatter.
     """
 
-    def __init__(self, runs: Sequence[Batches] = ()) -> None:
+    def __init__(self, runs: Sequence[Batches] = (), *, noise: float = NOISE) -> None:
+        self._noise = noise
         self._cost_s: dict[int, Floats] = {}
         self._relative: dict[int, Floats] = {}
         self._weigh(runs, _LOG_EXCESS, _LOG_OVER, _COARSE)
@@ -112,18 +114,19 @@ class Warmth:
 
     def _fit(self, runs: Sequence[Batches]) -> Floats:
         """The logarithm of the likelihood at each point of the grid; keeps each group's cost."""
-        squares: Floats = np.full(len(self._excess), NOISE_WEIGHT * NOISE**2)
-        freedom = NOISE_WEIGHT
+        result: Floats = np.zeros(len(self._excess))
         for group in dict.fromkeys(run.group for run in runs):
             same = [run for run in runs if run.group == group]
             size = np.concatenate([np.full(len(run.done), float(run.size)) for run in same])
             done = np.concatenate([run.done for run in same])
             warm_s = np.concatenate([run.cost_s for run in same]) / np.exp(self._log_slowdown(done))
             mean_s = warm_s @ size / size.sum()
-            squares = squares + INDEPENDENT * (warm_s / mean_s[:, None] - 1) ** 2 @ (size / size.mean())
+            squares = NOISE_WEIGHT * self._noise**2 + INDEPENDENT * (warm_s / mean_s[:, None] - 1) ** 2 @ (
+                size / size.mean()
+            )
             self._cost_s[group], self._relative[group] = mean_s, warm_s / mean_s[:, None]
-            freedom += INDEPENDENT * (len(done) - 1)
-        result: Floats = -freedom / 2 * np.log(squares / freedom)
+            freedom = NOISE_WEIGHT + INDEPENDENT * (len(done) - 1)
+            result -= freedom / 2 * np.log(squares / freedom)
         return result
 
     def _log_slowdown(self, done: Floats) -> Floats:
@@ -148,13 +151,11 @@ class Warmth:
         mean, spread = self._middle(-np.log(self._cost_s[group]))
         return math.exp(mean), math.hypot(spread, self._error(group))
 
-    def support_for(self, rate_qps: float, group: int) -> float:
-        """How much likelier the runs made it that the warm server serves more than a rate; 1 without any."""
+    def may_serve(self, rate_qps: float, group: int) -> float:
+        """The probability that the warm server, loaded as a group, serves more than a rate; 1 if unknown."""
         if group not in self._cost_s:
             return 1.0
-        serves = self._cost_s[group] * rate_qps < 1
-        before = float(self._prior[serves].sum())
-        return float(self._weight[serves].sum()) / before if before else 0.0
+        return float(self._weight[self._cost_s[group] * rate_qps < 1].sum())
 
     def _error(self, group: int) -> float:
         """The relative error of a group's mean cost, from the means of a few parts of its runs.
