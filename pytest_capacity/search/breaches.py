@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from pytest_capacity.protocols import Health, Observation
+from pytest_capacity.protocols import Observation
 from pytest_capacity.search.doubts import Doubt, generator_doubts, steadiness_doubt
 from pytest_capacity.search.evidence import BATCH_S, BoundEvidence, Evidence
 from pytest_capacity.search.plan import ALPHA
@@ -60,16 +60,17 @@ def fails_quickly(evidence: Evidence, limit_ms: float | None) -> bool:
 
 def is_breached(evidence: Evidence, slo: SLO) -> bool:
     """Whether the late or failed requests alone leave hardly a doubt of a breach."""
-    return bool(evidence.seconds) and _fails(evidence.judge(slo, EXIT_ALPHA))
+    return bool(evidence.seconds) and fails(evidence.judge(slo, EXIT_ALPHA))
 
 
 def judged_now(evidence: Evidence, slo: SLO) -> tuple[BoundEvidence, ...]:
     """Every bound judged: by all there is, or after a collapse by what the server does now."""
     bounds = evidence.judge(slo, ALPHA)
-    return bounds if _fails(bounds) else recent(evidence).judge(slo, ALPHA)
+    return bounds if fails(bounds) else recent(evidence).judge(slo, ALPHA)
 
 
-def _fails(bounds: Sequence[BoundEvidence]) -> bool:
+def fails(bounds: Sequence[BoundEvidence]) -> bool:
+    """Whether a bound is shown not to hold."""
     return any(judged.verdict is Verdict.FAIL for judged in bounds)
 
 
@@ -80,20 +81,12 @@ def is_in_burst(evidence: Evidence, limit_ms: float | None) -> bool:
     return bool(failed.any() or (limit_ms is not None and (latency * 1000 > limit_ms).any()))
 
 
-def is_beyond_lateness(evidence: Evidence, slo: SLO, last: Observation | None) -> bool:
-    """Whether latency breaks its bound even with the generator's lateness taken off, twice.
-
-    Once for the request's own lateness and once for the queue that requests sent in a bunch make.
-    """
-    health = last.health if last else Health()
-    return _fails(evidence.judge(slo, ALPHA, late_allowance_s=2 * health.late_max_s))
-
-
-def load_doubts(last: Observation | None, slo: SLO, *, breached: bool = True) -> tuple[Doubt, ...]:
+def load_doubts(last: Observation | None, slos: Sequence[SLO], *, breached: bool = True) -> tuple[Doubt, ...]:
     """Doubts about the load itself, as it was last told; ``breached`` says whether a bound seems broken."""
     if last is None:
         return ()
-    smallest_ms = min((bound.limit_ms or 0.0 for bound in slo.latency_bounds), default=None)
+    limits = (bound.limit_ms for slo in slos for bound in slo.latency_bounds if bound.limit_ms)
+    smallest_ms = min(limits, default=None)
     return generator_doubts(last.health, last.planned, last.sent, smallest_ms, breached=breached)
 
 
@@ -101,7 +94,7 @@ def all_doubts(evidence: Evidence, last: Observation | None, slo: SLO) -> tuple[
     """Reasons not to trust a pass."""
     intended, latency, _ = evidence.columns()
     rising = steadiness_doubt(latency, batch_of(intended, evidence.start_s or 0.0, BATCH_S))
-    return (*load_doubts(last, slo, breached=False), *((rising,) if rising else ()))
+    return (*load_doubts(last, [slo], breached=False), *((rising,) if rising else ()))
 
 
 def is_explained(bounds: Sequence[BoundEvidence], doubts: Sequence[Doubt]) -> bool:

@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from pytest_capacity.protocols import Health, Observation, Probe
-from pytest_capacity.search.doubts import Doubt, generator_doubts
-from pytest_capacity.search.evidence import BoundEvidence, Evidence, binding
-from pytest_capacity.search.found import SustainResult
+from pytest_capacity.protocols import Observation, Probe
+from pytest_capacity.search.doubts import Doubt
+from pytest_capacity.search.ending import Ending
+from pytest_capacity.search.evidence import BoundEvidence, Evidence
 from pytest_capacity.search.plan import ALPHA, WARMUP_MIN_S, Look, SustainPlan, plan_sustain
-from pytest_capacity.search.remarks import undecided_doubt, unseen
+from pytest_capacity.search.remarks import undecided_doubt
 from pytest_capacity.search.warming import is_flat
 from pytest_capacity.slo import SLO, AnySLO, OperationSLOs, Verdict
 from pytest_capacity.stats.intervals import smallest_sample
@@ -80,7 +80,7 @@ def _first_look_s(part: Part, plan: SustainPlan, qps: float) -> float:
     return max(look.at_s, smallest_sample(strictest_share(part), look.alpha) / (qps * part.share))
 
 
-class SideBySide:
+class SideBySide(Ending):
     """What such controllers share: a warm-up, then a measurement that is looked at as planned.
 
     ``measure_s`` is how long the measurement lasts; each look spends its alpha.
@@ -89,32 +89,20 @@ class SideBySide:
     def __init__(
         self, parts: Sequence[Part], qps: float, looks: Iterable[Look], *, warmup_s: float, measure_s: float
     ) -> None:
+        probe = Probe(0, "open", qps, max_s=warmup_s, settle_s=warmup_s)
+        super().__init__(tuple(part.slo for part in parts), probe)
         self.parts, self.qps = tuple(parts), qps
         self._looks, self._measure_s = list(looks), measure_s
         self._last_alpha = self._looks[-1].alpha
         self._evidence = [Evidence(part.slo.largest_limit_ms) for part in self.parts]
         self._warmup = [Evidence(part.slo.largest_limit_ms) for part in self.parts]
         self._frequent = max(range(len(self.parts)), key=lambda index: self.parts[index].share)
-        self._probe = Probe(0, "open", qps, max_s=warmup_s, settle_s=warmup_s)
-        self._now_s = 0.0
         self._measure_start_s: float | None = None
-        self._sent: dict[int, int] = {}
-        self._last: Observation | None = None
-        self._bounds: tuple[BoundEvidence, ...] = ()
-        self._doubts: tuple[Doubt, ...] = ()
-        self._verdict: Verdict | None = None
-        self._stop_reason = ""
-        self._extended = False
-
-    def ask(self) -> Probe | None:
-        """The probe to go on with, or None when the measurement has ended."""
-        return None if self._verdict is not None else self._probe
 
     def tell(self, observation: Observation) -> None:
         """Take what came of the load since the last observation."""
-        self._now_s = max(self._now_s, observation.now_s)
+        self._note(observation)
         number = observation.probe_id
-        self._sent[number] = max(self._sent.get(number, 0), observation.sent)
         for part, evidence in zip(self.parts, self._evidence if number else self._warmup, strict=True):
             keep = None if part.number is None else observation.operation == part.number
             evidence.add(observation, keep=keep)
@@ -137,7 +125,7 @@ class SideBySide:
         is_spent = evidence_s >= self._probe.max_s - 1e-9
         if not due and not is_spent:
             if self._is_hopeless(evidence_s):
-                self._conclude_breach("nothing goes well any more")
+                self._end_breached("nothing goes well any more")
             return
         self._looks = self._looks[len(due) :]
         self._look(due[-1].alpha if due else self._last_alpha, last=is_spent or not self._looks)
@@ -172,9 +160,9 @@ class SideBySide:
     def _look(self, alpha: float, *, last: bool) -> None:
         self._bounds = self._judge(alpha)
         if any(judged.verdict is Verdict.FAIL for judged in self._bounds):
-            self._conclude_breach("enough evidence")
+            self._end_breached("enough evidence")
             return
-        doubts = self._generator_doubts(breached=False)
+        doubts = self._load_doubts(breached=False)
         if all(judged.verdict is Verdict.PASS for judged in self._bounds):
             if not doubts:
                 self._end(Verdict.PASS, "enough evidence", ())
@@ -219,48 +207,9 @@ class SideBySide:
         """All seconds of load that were planned."""
         return (self._measure_start_s or 0.0) + self._measure_s
 
-    def _conclude_breach(self, reason: str) -> None:
-        """FAIL, unless a doubt about the generator can explain every breach."""
-        doubts = self._generator_doubts()
-        explaining = any("latency" in doubt.explains for doubt in doubts)
-        errors = any(one.bound.limit_ms is None and one.verdict is Verdict.FAIL for one in self._bounds)
-        if explaining and not errors and not self._breach_beyond_lateness():
-            self._end(Verdict.INCONCLUSIVE, reason, doubts)
-        else:
-            self._end(Verdict.FAIL, reason, doubts)
-
-    def _breach_beyond_lateness(self) -> bool:
-        health = self._last.health if self._last else Health()
-        lenient = self._judge(ALPHA, late_allowance_s=2 * health.late_max_s)
-        return any(judged.verdict is Verdict.FAIL for judged in lenient)
-
-    def _generator_doubts(self, *, breached: bool = True) -> tuple[Doubt, ...]:
-        if self._last is None:
-            return ()
-        limits = [
-            bound.limit_ms for part in self.parts for bound in part.slo.latency_bounds if bound.limit_ms
-        ]
-        smallest_ms = min(limits, default=None)
-        health, planned, sent = self._last.health, self._last.planned, self._last.sent
-        return generator_doubts(health, planned, sent, smallest_ms, breached=breached)
-
-    def _end(self, verdict: Verdict, reason: str, doubts: tuple[Doubt, ...]) -> None:
-        self._verdict, self._stop_reason, self._doubts = verdict, reason, doubts
-
     def extend(self) -> bool:
         """Grant the budget once more; never, unless a kind of measurement can be made longer."""
         return False
-
-    def halt(self, reason: str) -> None:
-        """End at once because the load was stopped from outside, and judge what there is; never a pass."""
-        if self._verdict is not None:
-            return
-        self._bounds = self._judge(ALPHA)
-        breached = any(judged.verdict is Verdict.FAIL for judged in self._bounds)
-        doubt = Doubt(
-            "stopped", f"the load was stopped: {reason}", "the server's log, or fresh credentials", ()
-        )
-        self._end(Verdict.FAIL if breached else Verdict.INCONCLUSIVE, reason, () if breached else (doubt,))
 
     def left_s(self) -> float:
         """Seconds of load that may still come, without an extension."""
@@ -268,31 +217,11 @@ class SideBySide:
             return self._probe.max_s + self._measure_s - self._now_s
         return max(0.0, self._measure_start_s + self._measure_s - self._now_s)
 
-    def standing(self) -> str:
-        """Nothing: a figure that was not planned for would invite to stop on it."""
-        return ""
+    def _measured_parts(self) -> list[Evidence]:
+        return self._evidence
 
-    def result(self) -> SustainResult:
-        """What is known so far; ``verdict`` is None until the measurement has ended."""
-        bounds = self._bounds or self._judge(ALPHA)
-        worst = binding(bounds)
-        seconds = max(evidence.seconds for evidence in self._evidence)
-        return SustainResult(
-            verdict=self._verdict,
-            stop_reason=self._stop_reason,
-            bad_share=worst.bad_share,
-            bad_share_low=worst.share_low,
-            bad_share_high=worst.share_high,
-            bounds=bounds,
-            doubts=self._doubts,
-            load_s=self._now_s,
-            warmup_s=self._now_s if self._measure_start_s is None else self._measure_start_s,
-            evidence_s=seconds,
-            requests=sum(self._sent.values()),
-            evidence_requests=sum(len(evidence.columns()[0]) for evidence in self._evidence),
-            extended=self._extended,
-            remarks=unseen(seconds, self._bounds) if self._verdict is Verdict.PASS else (),
-        )
+    def _warmup_s(self) -> float:
+        return self._now_s if self._measure_start_s is None else self._measure_start_s
 
 
 class SustainOperations(SideBySide):

@@ -25,18 +25,14 @@ from pytest_capacity.search.breaches import (
     all_doubts,
     collapse_of,
     fails_quickly,
-    is_beyond_lateness,
     is_breached,
-    is_explained,
     is_in_burst,
     judged_now,
-    load_doubts,
 )
-from pytest_capacity.search.doubts import Doubt
-from pytest_capacity.search.evidence import BoundEvidence, Evidence, binding
-from pytest_capacity.search.found import SustainResult
-from pytest_capacity.search.plan import ALPHA, WARMUP_MIN_S, Look, SustainPlan, plan_sustain
-from pytest_capacity.search.remarks import cold_doubt, stopped_doubt, undecided_doubt, unseen
+from pytest_capacity.search.ending import Ending
+from pytest_capacity.search.evidence import BoundEvidence, Evidence
+from pytest_capacity.search.plan import WARMUP_MIN_S, Look, SustainPlan, plan_sustain
+from pytest_capacity.search.remarks import cold_doubt, undecided_doubt
 from pytest_capacity.search.tailjudge import PLAUSIBLE_ALPHA, has_tail, judge_by_tail
 from pytest_capacity.search.warming import (
     LEAST_BUSY_S,
@@ -70,7 +66,7 @@ AWAY: tuple[Phase, ...] = ("ease", "rest")
 """In these phases less than the rate is sent."""
 
 
-class Sustain:
+class Sustain(Ending):
     """Decide whether ``slo`` holds at ``qps`` requests a second.
 
     ``min_s`` is the least evidence for a pass, ``budget_s`` the most load with warm-up; ``extend`` grants it
@@ -81,6 +77,8 @@ class Sustain:
     def __init__(
         self, slo: SLO, qps: float, *, min_s: float = 10, budget_s: float = 60, seed: int = 0
     ) -> None:
+        # A warm-up needs no end of its own: tell() ends it, and its requests are no evidence.
+        super().__init__((slo,), Probe(0, "open", qps, max_s=budget_s, settle_s=budget_s))
         self.slo, self.qps, self.seed = slo, qps, seed
         self.plan: SustainPlan = plan_sustain(slo, qps, min_s=min_s, budget_s=budget_s)
         self._looks: list[Look] = list(self.plan.looks)
@@ -88,8 +86,6 @@ class Sustain:
         self._warmup_max_s = max(WARMUP_MIN_S, min(WARMUP_MAX_S, WARMUP_SHARE * budget_s, self._spare_s()))
         self._warmup, self._measured = Evidence(slo.largest_limit_ms), Evidence(slo.largest_limit_ms)
         self._phase: Phase = "warm-up"
-        # A warm-up needs no end of its own: tell() ends it, and its requests are no evidence.
-        self._probe = Probe(0, "open", qps, max_s=budget_s, settle_s=budget_s)
         self._phase_start_s = 0.0
         self._measure_id = -1
         self._measure_start_s = 0.0
@@ -99,25 +95,13 @@ class Sustain:
         self._warming.watch(self._watched)
         self._is_overloaded = self._was_well = self._has_rested = False
         self._ended_cold = False
-        self._now_s = 0.0
-        self._sent: dict[int, int] = {}
         self._refused = 0
-        self._last: Observation | None = None
         self._doubted_looks = 0
         self._next_glance_s = FIRST_GLANCE_S
-        self._extended = False
-        self._verdict: Verdict | None = None
-        self._stop_reason = ""
-        self._bounds: tuple[BoundEvidence, ...] = ()
-        self._doubts: tuple[Doubt, ...] = ()
 
     def _spare_s(self) -> float:
         """What warm-up may take without costing the first look its place in the budget."""
         return self._budget_s - self.plan.looks[0].at_s
-
-    def ask(self) -> Probe | None:
-        """The probe to go on with, or None when the measurement has ended."""
-        return None if self._verdict is not None else self._probe
 
     def _begin(self, phase: Phase, rate_qps: float | None = None) -> None:
         """Go over to a phase of its own probe: at the rate itself unless told otherwise, 0 for nothing."""
@@ -138,9 +122,8 @@ class Sustain:
 
     def tell(self, observation: Observation) -> None:
         """Take what came of the load since the last observation."""
-        self._now_s = max(self._now_s, observation.now_s)
+        self._note(observation)
         number = observation.probe_id
-        self._sent[number] = max(self._sent.get(number, 0), observation.sent)
         (self._measured if number == self._measure_id else self._warmup).add(observation)
         # A request that is turned away is no work done.
         self._refused += int(np.isin(observation.outcome, _REFUSED).sum())
@@ -202,7 +185,7 @@ class Sustain:
         """The budget is spent and the server still gets faster."""
         self._ended_cold = True
         doubt = cold_doubt(self._now_s, self._warming.done, self._budget_s)
-        self._end(Verdict.INCONCLUSIVE, "still getting warm", (*load_doubts(self._last, self.slo), doubt))
+        self._end(Verdict.INCONCLUSIVE, "still getting warm", (*self._load_doubts(), doubt))
 
     def extend(self) -> bool:
         """Grant the budget once more if it ended undecided for want of evidence alone; True if it did."""
@@ -225,47 +208,19 @@ class Sustain:
         self._ended_cold = False
         return True
 
-    def halt(self, reason: str) -> None:
-        """End at once because the load was stopped from outside, and judge what there is.
-
-        Never a pass: what was planned was not seen. Without evidence the warm-up's requests are judged.
-        """
-        if self._verdict is not None:
-            return
-        evidence = self._measured if self._measured.seconds else self._warmup
-        self._bounds = evidence.judge(self.slo, ALPHA)
-        breached = any(judged.verdict is Verdict.FAIL for judged in self._bounds)
-        doubts = () if breached else (stopped_doubt(reason),)
-        self._end(Verdict.FAIL if breached else Verdict.INCONCLUSIVE, reason, doubts)
-
     def left_s(self) -> float:
         """Seconds of load that may still come, without an extension."""
         return max(0.0, self._budget_s - self._now_s)
 
-    def standing(self) -> str:
-        """Nothing between looks: a figure that was not planned for would invite to stop on it."""
-        return ""
+    def _judge(self, alpha: float, *, late_allowance_s: float = 0.0) -> tuple[BoundEvidence, ...]:
+        evidence = self._measured if self._measured.seconds else self._warmup
+        return evidence.judge(self.slo, alpha, late_allowance_s=late_allowance_s)
 
-    def result(self) -> SustainResult:
-        """What is known so far; ``verdict`` is None until the measurement has ended."""
-        bounds = self._bounds or self._measured.judge(self.slo, ALPHA)
-        worst = binding(bounds)
-        return SustainResult(
-            verdict=self._verdict,
-            stop_reason=self._stop_reason,
-            bad_share=worst.bad_share,
-            bad_share_low=worst.share_low,
-            bad_share_high=worst.share_high,
-            bounds=bounds,
-            doubts=self._doubts,
-            load_s=self._now_s,
-            warmup_s=self._measure_start_s if self._measure_id >= 0 else self._now_s,
-            evidence_s=self._measured.seconds,
-            requests=sum(self._sent.values()),
-            evidence_requests=worst.total,
-            extended=self._extended,
-            remarks=unseen(self._measured.seconds, self._bounds) if self._verdict is Verdict.PASS else (),
-        )
+    def _measured_parts(self) -> list[Evidence]:
+        return [self._measured]
+
+    def _warmup_s(self) -> float:
+        return self._measure_start_s if self._measure_id >= 0 else self._now_s
 
     def _decide(self) -> None:
         if not self._is_overload_settled() or self._exit_early():
@@ -421,16 +376,6 @@ class Sustain:
             )
 
     def _conclude_breach(self, reason: str) -> None:
-        """FAIL, unless the server may be cold, or a doubt about the generator can explain every breach."""
-        if self._may_get_warm() or self._may_remember():
-            return
-        doubts = load_doubts(self._last, self.slo)
-        if is_explained(self._bounds, doubts) and not is_beyond_lateness(
-            self._measured, self.slo, self._last
-        ):
-            self._end(Verdict.INCONCLUSIVE, reason, doubts)
-        else:
-            self._end(Verdict.FAIL, reason, doubts)
-
-    def _end(self, verdict: Verdict, reason: str, doubts: tuple[Doubt, ...]) -> None:
-        self._verdict, self._stop_reason, self._doubts = verdict, reason, doubts
+        """End with what a breach is worth, unless the server may be cold or remember that it was."""
+        if not self._may_get_warm() and not self._may_remember():
+            self._end_breached(reason)
