@@ -394,6 +394,27 @@ class TestWarming:
         assert (warming.warm_since_s(0.0) is not None) is may
 
     @pytest.mark.parametrize(
+        ("answered", "gives_up", "keeps_up"),
+        [
+            ([0, 0, 50] + [100] * 13, 0, True),
+            ([0, 0, 50] + [90] * 13, 0, False),
+            ([40 + 8 * tick for tick in range(13)], 0, False),
+            ([0, 0, 50] + [70] * 13, 30, False),
+        ],
+        ids=["takes half a second and more", "serves less", "gets faster, serves as much now", "loses some"],
+    )
+    def test_a_server_keeps_up_that_holds_as_many_all_the_time(
+        self, answered: list[int], gives_up: int, keeps_up: bool
+    ) -> None:
+        """A hundred are sent in each quarter of a second."""
+        warming, done, lost = Warming(healthy=20), 0, 0
+        for tick, now in enumerate(answered, start=1):
+            done, lost = done + now, lost + (gives_up if now else 0)
+            warming.tell(tick / 4, done, 100 * tick - done - lost, 0.6, lost=lost)
+
+        assert warming.keeps_up() is keeps_up
+
+    @pytest.mark.parametrize(
         ("probe", "in_flight", "lasted_s", "rate"),
         [
             (Probe(1, "drain"), 15, 1.0, None),

@@ -159,11 +159,16 @@ class Sustain(Ending):
         if self._backlog.lasted_s(self._now_s) >= OVERLOAD_S:
             self._begin("measure")
             self._is_overloaded = True
-        elif self._now_s - self._phase_start_s >= self._warmup_max_s or is_flat(
-            self._watched, self._phase_start_s, self.qps
-        ):
+        elif self._now_s - self._phase_start_s >= self._warmup_max_s or self._is_flat():
             self._was_well = True
             self._begin("measure")
+
+    def _is_flat(self) -> bool:
+        """Whether latency has settled: or all that is known of it is that it is too long, and it stays so."""
+        _, latency, _ = self._watched.columns()
+        if len(latency) and np.isinf(np.median(latency)):
+            return self._warming.keeps_up()
+        return is_flat(self._watched, self._phase_start_s, self.qps)
 
     def _ease(self, observation: Observation) -> None:
         """Send a cold server what it serves, until it serves the rate or is seen to be as warm as it gets."""
