@@ -11,12 +11,12 @@ from pytest_capacity.search.spikes import find_spikes, outside, spike_share
 from pytest_capacity.search.tail import LevelCounts, TailPosterior
 from pytest_capacity.search.tailform import LEVELS
 
-PASS_ALPHA, FAIL_ALPHA = 0.04, 0.01
+PASS_ALPHA, FAIL_ALPHA = 0.02, 0.01
 """The chance of a wrong verdict that the tail's limits carry at a look; a fail is looked for more often."""
 NO_QUEUE, NO_QUEUE_SHARE = 0.5, 0.5
 """Where fewer than half of the allowed share take half of the limit no queue is near it."""
 ANYWHERE = 100.0
-PLAUSIBLE_ALPHA = 0.3
+PLAUSIBLE_ALPHA = 0.15
 """What the late requests alone must at least allow for a pass: the tail's form could be wrong."""
 
 
