@@ -42,11 +42,11 @@ class Ending(ABC):
 
     @abstractmethod
     def _judge(self, alpha: float, *, late_allowance_s: float = 0.0) -> tuple[BoundEvidence, ...]:
-        """Every bound by what was measured, or by the warm-up's requests where nothing was yet."""
+        """Every bound, by what ``_judged`` gives."""
 
     @abstractmethod
-    def _measured_parts(self) -> list[Evidence]:
-        """What was measured."""
+    def _judged(self) -> list[Evidence]:
+        """What was measured; the warm-up's requests where nothing was yet, for what was stopped in it."""
 
     @abstractmethod
     def _warmup_s(self) -> float:
@@ -76,7 +76,7 @@ class Ending(ABC):
     def result(self) -> SustainResult:
         """What is known so far; ``verdict`` is None until the measurement has ended."""
         bounds = self._bounds or self._judge(ALPHA)
-        worst, parts = binding(bounds), self._measured_parts()
+        worst, parts = binding(bounds), self._judged()
         seconds = max(evidence.seconds for evidence in parts)
         return SustainResult(
             verdict=self._verdict,

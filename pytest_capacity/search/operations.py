@@ -142,14 +142,10 @@ class SideBySide(Ending):
         return False
 
     def _judge(self, alpha: float, *, late_allowance_s: float = 0.0) -> tuple[BoundEvidence, ...]:
-        """Every part's bounds; lower limits at an alpha that is shared out, upper ones at the whole.
-
-        Where nothing was measured yet the warm-up's requests are judged, for what was stopped in it.
-        """
+        """Every part's bounds; lower limits at an alpha that is shared out, upper ones at the whole."""
         count = sum(len(part.slo.bounds) for part in self.parts)
         judged: list[BoundEvidence] = []
-        measured = any(evidence.seconds for evidence in self._evidence)
-        for part, evidence in zip(self.parts, self._evidence if measured else self._warmup, strict=True):
+        for part, evidence in zip(self.parts, self._judged(), strict=True):
             whole = evidence.judge(part.slo, alpha, late_allowance_s=late_allowance_s)
             shared = evidence.judge(part.slo, alpha / count, late_allowance_s=late_allowance_s)
             judged += [
@@ -217,8 +213,8 @@ class SideBySide(Ending):
             return self._probe.max_s + self._measure_s - self._now_s
         return max(0.0, self._measure_start_s + self._measure_s - self._now_s)
 
-    def _measured_parts(self) -> list[Evidence]:
-        return self._evidence
+    def _judged(self) -> list[Evidence]:
+        return self._evidence if any(evidence.seconds for evidence in self._evidence) else self._warmup
 
     def _warmup_s(self) -> float:
         return self._now_s if self._measure_start_s is None else self._measure_start_s

@@ -218,11 +218,11 @@ class Sustain(Ending):
         return max(0.0, self._budget_s - self._now_s)
 
     def _judge(self, alpha: float, *, late_allowance_s: float = 0.0) -> tuple[BoundEvidence, ...]:
-        evidence = self._measured if self._measured.seconds else self._warmup
+        (evidence,) = self._judged()
         return evidence.judge(self.slo, alpha, late_allowance_s=late_allowance_s)
 
-    def _measured_parts(self) -> list[Evidence]:
-        return [self._measured]
+    def _judged(self) -> list[Evidence]:
+        return [self._measured if self._measured.seconds else self._warmup]
 
     def _warmup_s(self) -> float:
         return self._measure_start_s if self._measure_id >= 0 else self._now_s

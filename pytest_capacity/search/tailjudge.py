@@ -26,8 +26,8 @@ def judge_by_tail(
     """Limits of the long-run bad share at a rate, bound by bound.
 
     ``counted`` and ``plausible`` are the same evidence judged by its late requests alone, at the look's alpha
-    and at ``PLAUSIBLE_ALPHA``. A bound that is not about the tail, or whose late requests have failed or are
-    clearly too many, keeps ``counted``.
+    and at ``PLAUSIBLE_ALPHA``. A bound that is not about the tail, whose late requests have failed or are
+    clearly too many, or which is open whatever the tail says, keeps ``counted``.
     """
     return tuple(
         _judge(evidence, strict, lenient, qps) for strict, lenient in zip(counted, plausible, strict=True)
@@ -48,6 +48,9 @@ def _judge(evidence: Evidence, counted: BoundEvidence, plausible: BoundEvidence,
     if bound.limit_ms is None or not has_tail(evidence, counted) or counted.share_low > bound.allowed_share:
         # What the late requests alone show to be broken is broken.
         return counted
+    if counted.bad_share <= bound.allowed_share < plausible.share_high:
+        # Neither verdict could fall, whatever the tail says.
+        return counted
     intended, latency, _ = evidence.columns()
     limit_s = bound.limit_ms / 1000
     spikes = find_spikes(intended, latency, limit_s)
@@ -62,6 +65,4 @@ def _judge(evidence: Evidence, counted: BoundEvidence, plausible: BoundEvidence,
     if float((latency > NO_QUEUE * limit_s).mean()) <= NO_QUEUE_SHARE * bound.allowed_share:
         # Nothing that waits long enough to be near the limit: there is no tail to speak of.
         high = min(high, counted.share_high)
-    if plausible.share_high > bound.allowed_share:
-        high = max(high, counted.share_high)
     return replace(counted, share_low=min(low, counted.bad_share), share_high=max(high, counted.bad_share))
