@@ -19,7 +19,7 @@ EXIT_ALPHA = 0.001
 COLLAPSE_S, COLLAPSE_REQUESTS = 5.0, 10
 MOST_QUICK, QUICK = 0.95, 0.5
 BURST_S = 0.5
-"""While a request of the last moments was late nothing passes: a pause may have just begun."""
+"""While too many requests of the last moments were late nothing passes: a pause may have just begun."""
 
 
 def recent(evidence: Evidence) -> Evidence:
@@ -74,11 +74,10 @@ def fails(bounds: Sequence[BoundEvidence]) -> bool:
     return any(judged.verdict is Verdict.FAIL for judged in bounds)
 
 
-def is_in_burst(evidence: Evidence, limit_ms: float | None) -> bool:
-    """Whether some of the last requests were late or failed."""
-    last_s = BURST_S + (limit_ms or 0.0) / 1000
-    _, latency, failed = evidence.since(evidence.end_s - last_s).columns()
-    return bool(failed.any() or (limit_ms is not None and (latency * 1000 > limit_ms).any()))
+def is_in_burst(evidence: Evidence, slo: SLO) -> bool:
+    """Whether more of the last requests were late or failed than a bound allows."""
+    last = evidence.since(evidence.end_s - BURST_S - (slo.largest_limit_ms or 0.0) / 1000)
+    return any(judged.bad_share > judged.bound.allowed_share for judged in last.judge(slo, ALPHA))
 
 
 def load_doubts(last: Observation | None, slos: Sequence[SLO], *, breached: bool = True) -> tuple[Doubt, ...]:

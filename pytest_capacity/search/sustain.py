@@ -118,7 +118,7 @@ class Sustain(Ending):
         self._backlog.since_s, self._is_overloaded = None, False
         if phase == "measure":
             self._measured, self._measure_id = Evidence(self.slo.largest_limit_ms), number
-            self._measure_start_s, self._next_glance_s = self._now_s, FIRST_GLANCE_S
+            self._judge_from(self._now_s)
 
     def tell(self, observation: Observation) -> None:
         """Take what came of the load since the last observation."""
@@ -204,7 +204,6 @@ class Sustain(Ending):
         self._budget_s *= 2
         if self._ended_cold:
             self._begin(self._phase if self._phase in AWAY else "warm-up", self._probe.rate_qps or 0.0)
-            self._looks = list(self.plan.looks)
         else:
             self._probe = replace(self._probe, max_s=self._budget_s - self._phase_start_s)
             # Looks count seconds of evidence: what a long warm-up took of them is not there.
@@ -316,9 +315,13 @@ class Sustain(Ending):
             return False
         since_s = min(since_s, (self._measure_start_s + self._now_s) / 2)
         self._measured = self._measured.since(since_s)
-        self._measure_start_s, self._looks = since_s, list(self.plan.looks)
-        self._next_glance_s = FIRST_GLANCE_S
+        self._judge_from(since_s)
         return True
+
+    def _judge_from(self, start_s: float) -> None:
+        """Plan the looks and glances at evidence that begins now or did so before."""
+        self._measure_start_s, self._looks = start_s, list(self.plan.looks)
+        self._next_glance_s = FIRST_GLANCE_S
 
     @property
     def _is_spent(self) -> bool:
@@ -362,7 +365,7 @@ class Sustain(Ending):
             return
         doubts = all_doubts(self._measured, self._last, self.slo)
         if all(judged.verdict is Verdict.PASS for judged in self._bounds):
-            if not last and is_in_burst(self._measured, self.slo.largest_limit_ms):
+            if not last and is_in_burst(self._measured, self.slo):
                 # How long it gets is not known yet: the same look once it is over.
                 self._looks.insert(0, Look(self._measured.seconds, alpha))
                 return

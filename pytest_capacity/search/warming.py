@@ -24,7 +24,7 @@ BUSY, ALL_BUSY, USUAL_TIMES, USUAL = 0.25, 0.5, 2.0, 0.1
 more than usual: one that takes long for each request holds many all the time (Little's law)."""
 FLAT_S, FLAT_REQUESTS, FLAT_RATIO, FLAT_DIFFERENCE_S = 2.0, 20, 1.2, 0.001
 """Two seconds of a steady server differ by less than this in their median, or by under a millisecond."""
-HOPELESS = 0.05
+HOPELESS = 0.03
 """When the warm server would serve the rate with less than this probability, it is overloaded."""
 SURELY, UNLIKELY, MOST_UNLIKELY = 0.8, 0.05, 0.3
 """A server was cold from the one, and is no more below the other: a breach is its own only then."""
