@@ -26,7 +26,7 @@ FLAT_S, FLAT_REQUESTS, FLAT_RATIO, FLAT_DIFFERENCE_S = 2.0, 20, 1.2, 0.001
 """Two seconds of a steady server differ by less than this in their median, or by under a millisecond."""
 HOPELESS = 0.03
 """When the warm server would serve the rate with less than this probability, it is overloaded."""
-SURELY, UNLIKELY, MOST_UNLIKELY = 0.8, 0.05, 0.3
+SURELY, UNLIKELY, MOST_UNLIKELY = 0.8, 0.15, 0.3
 """A server was cold from the one, and is no more below the other: a breach is its own only then."""
 LITTLE_WORK, MUCH_WORK, SHORT_S, LONG_S = 2_000, 8_000, 10.0, 60.0
 """Over so many requests, or such a time, that probability grows: a cold one shows it by then, and noise
