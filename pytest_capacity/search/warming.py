@@ -45,6 +45,7 @@ TOLD_S = 1.0
 MOST_LOST = 0.05
 """Where more are given up or turned away than so much of what is answered, they keep what waits short."""
 LIKELY = 0.5
+"""One that is colder than not is let get warm, whatever it holds."""
 STUCK_S, RESUMES_WITHIN_S, STARTS_WITHIN_S = 2.0, 5.0, 12.0
 """A server that answers nothing for so long is stuck, not cold. One that was never well may take longer, most
 of all before its first reply."""
@@ -182,10 +183,10 @@ class Warming:
             return rows[:0]
         took_s = rows[-1, 1] / served_qps
         rows = rows[rows[:, 0] > max(rows[0, 0] + took_s, self.first_reply_s)]
-        if not len(rows) or rows[-1, 0] - rows[0, 0] < STEADY_S:
+        if len(rows) < LEAST_BATCHES or rows[-1, 0] - rows[0, 0] < STEADY_S:
             return rows[:0]
         held, (done, lost) = rows[:, 1], rows[-1, 2:] - rows[0, 2:]
-        means = [float(part.mean()) for part in np.array_split(held, 3)]
+        means = [float(part.mean()) for part in np.array_split(held, LEAST_BATCHES)]
         return rows if np.ptp(means) <= _noise(means[0]) and lost <= MOST_LOST * done else rows[:0]
 
     @property
