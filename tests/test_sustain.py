@@ -184,6 +184,19 @@ class TestLoad:
         assert 20 < result.load_s <= 40
         assert not controller.extend()
 
+    def test_a_run_that_was_suspended_beyond_its_extension_is_not_extended(self) -> None:
+        controller, nothing = Sustain(P99_50, 100, budget_s=20), np.empty(0)
+        controller.ask()
+        controller.tell(
+            Observation(
+                0, 126.0, 2_000, 100, 0, 0.0, Health(), nothing, nothing, nothing.astype(np.uint8),
+                nothing.astype(np.uint16),
+            )
+        )  # fmt: skip
+
+        assert controller.result().verdict is Verdict.INCONCLUSIVE
+        assert not controller.extend()
+
     def test_a_decided_run_is_not_extended(self) -> None:
         controller = Sustain(P99_50, 110)
         Drive(VirtualServer(2, lognormal), 0.05).run(controller)

@@ -198,7 +198,9 @@ class Sustain(Ending):
         undecided = self._verdict is Verdict.INCONCLUSIVE and all(
             doubt.kind in wanting for doubt in self._doubts
         )
-        if self._extended or not undecided or not self.plan.extension:
+        # A machine that was suspended meanwhile may have left no time for any more.
+        is_over = self._now_s >= 2 * self._budget_s
+        if self._extended or not undecided or is_over or not self.plan.extension:
             return False
         self._extended, self._verdict, self._doubts = True, None, ()
         self._budget_s *= 2
