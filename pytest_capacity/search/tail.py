@@ -50,6 +50,7 @@ SATURATION_ERROR, SATURATION_GAP_ERROR = 0.007, 0.12
 the gap between it and the capacity."""
 
 _DRAWS = 512
+MOST_TURNS = 4
 _FREEDOM = 6.0
 _STEP = np.array([1e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-2])
 _FURTHEST = np.array([0.15, 0.7, 0.5, 0.4, 2.0, 2.0])
@@ -135,12 +136,13 @@ class TailPosterior:
             np.array([w.effect for w in windows]),
         )
         mode = self._start(data) if self._mode is None else self._mode
-        precision = np.eye(len(NAMES))
-        for _ in range(6):
-            before = mode
-            self._weigh(mode, data)
-            mode, precision = self._climb(mode, data)
-            if float(np.abs(mode - before).max()) < 0.01:
+        precision, weighed = np.eye(len(NAMES)), mode
+        for turn in range(MOST_TURNS):
+            # Weights follow the mode and the mode the weights: halfway, they chase each other in no circle.
+            weighed = mode if turn < 2 else (mode + weighed) / 2
+            self._weigh(weighed, data)
+            mode, precision = self._climb(weighed, data)
+            if float(np.abs(mode - weighed).max()) < 0.01:
                 break
         self._mode = mode
         self._sample(mode, precision, data)
@@ -328,7 +330,7 @@ class TailPosterior:
                 damping = max(damping, 1e-4) * 6
             damping /= 6
             gradient, precision = self._slope(mode, data)
-            if gained < 1e-4:
+            if gained < 1e-3:
                 break
         return mode, precision
 

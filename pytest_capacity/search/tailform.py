@@ -114,7 +114,7 @@ class Parts:
     def solve(self) -> Floats:
         """Where all is used up: by bisection, since every part grows with the rate."""
         low, high = np.full_like(self.slope, -_FURTHEST_BELOW), np.zeros_like(self.slope)
-        for _ in range(24):
+        for _ in range(16):
             x = (low + high) / 2
             over = self.use(x) > 1
             low, high = np.where(over, low, x), np.where(over, x, high)

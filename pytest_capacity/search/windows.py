@@ -38,6 +38,7 @@ class Window:
         self._limit_s = (slo.largest_limit_ms or 0.0) / 1000
         self._peak_in_flight = 0
         self._backlog_blocks = 0
+        self._spikes: dict[Bound, list[Spike]] = {}
 
     @property
     def is_evidence(self) -> bool:
@@ -85,6 +86,7 @@ class Window:
         # A warm-up never settles: its requests tell how it goes, but count for nothing.
         settled = observation.intended_s >= self.start_s + (self.probe.settle_s if self.is_evidence else 0.0)
         self.evidence.add(observation, keep=settled)
+        self._spikes.clear()
         if self.last is None or observation.now_s > self.last.now_s:
             self.last = observation
             self.now_s = max(self.now_s, observation.now_s)
@@ -158,8 +160,12 @@ class Window:
 
     def spikes(self, bound: Bound) -> list[Spike]:
         """The spikes under a latency bound."""
-        intended, latency, _ = self.evidence.columns()
-        return find_spikes(intended, latency, (bound.limit_ms or 0.0) / 1000) if not self.overloaded else []
+        if self.overloaded:
+            return []
+        if bound not in self._spikes:
+            intended, latency, _ = self.evidence.columns()
+            self._spikes[bound] = find_spikes(intended, latency, (bound.limit_ms or 0.0) / 1000)
+        return self._spikes[bound]
 
     def served_qps(self, last_s: float | None = None) -> float:
         """Requests served a second, over the last seconds or the whole window; 0 without any."""
