@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from pytest_capacity.protocols import Floats
 from pytest_capacity.search.spikes import Spike, find_spikes, outside, spike_share
 from pytest_capacity.search.tail import LevelCounts, Saturation, TailPosterior
-from pytest_capacity.search.tailform import LEVELS
+from pytest_capacity.search.tailform import LEVELS, PRIOR, SPREAD, TailForm
 from pytest_capacity.stats.steady import is_steady, shift_probability, trend_score
 
 LIMIT_S, ALLOWED = 0.05, 0.01
@@ -87,25 +88,41 @@ class TestTailPosterior:
     def test_windows_that_differ_by_more_than_bursts_do_widen_the_interval(self) -> None:
         """A server that is slower for a while, as beside a neighbour, is known less well."""
         alike, unlike = TailPosterior(ALLOWED, LIMIT_S), TailPosterior(ALLOWED, LIMIT_S)
-        rates = (495.0, 500.0, 505.0, 510.0)
+        pairs = [
+            [mm1_counts(rate, service_qps, 20_000) for service_qps in (560, 660)]
+            for rate in (420.0, 460.0, 500.0, 510.0)
+        ]
 
-        alike.take([mm1_counts(rate, 600, 5_000) for rate in rates], None, SPIKELESS)
-        unlike.take(
-            [mm1_counts(rate, 600 + shift, 5_000) for rate in rates for shift in (-40, 60)], None, SPIKELESS
-        )
+        def mean(pair: list[LevelCounts]) -> LevelCounts:
+            above = tuple(sum(counts) // 2 for counts in zip(*(one.above for one in pair), strict=True))
+            return replace(pair[0], above=above)
+
+        saturation = Saturation(605, 0.005)
+        alike.take([mean(pair) for pair in pairs for _ in pair], saturation, SPIKELESS)
+        unlike.take([one for pair in pairs for one in pair], saturation, SPIKELESS)
 
         def width(posterior: TailPosterior) -> float:
             return posterior.quantile(0.95) / posterior.quantile(0.05) - 1
 
-        # Twice the evidence, were it not for how it differs.
+        # On average they show the same.
         assert width(unlike) > 1.3 * width(alike)
 
     def test_two_windows_tell_nothing_of_how_windows_differ(self) -> None:
         posterior, same = TailPosterior(ALLOWED, LIMIT_S), TailPosterior(ALLOWED, LIMIT_S)
-        posterior.take([mm1_counts(500, 600, 5_000), mm1_counts(500, 600, 5_000)], None, SPIKELESS)
-        same.take([mm1_counts(500, 600, 10_000)], None, SPIKELESS)
+        saturation = Saturation(600, 0.005)
+        posterior.take([mm1_counts(500, 600, 5_000), mm1_counts(500, 600, 5_000)], saturation, SPIKELESS)
+        same.take([mm1_counts(500, 600, 10_000)], saturation, SPIKELESS)
 
         assert posterior.quantile(0.05) == pytest.approx(same.quantile(0.05), rel=1e-3)
+
+    def test_load_in_which_nothing_was_slow_speaks_against_a_capacity_below_it(self) -> None:
+        """Far beyond saturation the form must not say again that nobody waits."""
+        posterior = TailPosterior(ALLOWED, LIMIT_S)
+
+        posterior.take([LevelCounts(500.0, 6_000, (0,) * len(LEVELS))], None, SPIKELESS)
+
+        assert posterior.quantile(0.05) > 0.8 * 500
+        assert posterior.quantile(0.95) > 3 * 500
 
     def test_more_load_tells_more_of_a_queue_but_not_of_spikes(self) -> None:
         """Above the middle a queue shows itself quickly; how often spikes come is seen as well below it."""
@@ -151,6 +168,25 @@ class TestTailPosterior:
         low, middle, high = (posterior.quantile(part) for part in (0.05, 0.5, 0.95))
         assert 0 < low <= middle <= high < math.inf
         assert posterior.condition_number() > 0
+
+
+class TestTailForm:
+    @given(
+        st.lists(st.floats(-2.5, 2.5), min_size=5, max_size=5),
+        st.sampled_from([0.001, 0.01, 0.05]),
+    )
+    @settings(max_examples=60, deadline=None)
+    def test_beyond_saturation_no_share_falls_with_the_rate(
+        self, away: list[float], allowed_share: float
+    ) -> None:
+        form = TailForm(allowed_share)
+        point = (PRIOR + SPREAD * np.array([0.0, *away]))[None]
+        decay, decay_slope = (float(part[0]) for part in form.decay_of(point))
+        beyond = decay / decay_slope + np.linspace(0.0, 6.0, 50)
+
+        shares = form.shares(point, beyond)[0]
+
+        assert (np.diff(shares, axis=0) >= -1e-12).all()
 
 
 def arrivals(rate_qps: float, seconds: float, seed: int = 0) -> Floats:
@@ -218,6 +254,19 @@ class TestSpikes:
         kept = outside(intended, [Spike(1.0, 1.05, 3)], LIMIT_S)
 
         assert kept.tolist() == [True, False, False, False, True, True]
+
+    def test_what_requests_waited_before_spikes_is_not_expected_of_a_server_with_little_to_do(self) -> None:
+        """Pauses of 50 ms on a queue of 30 ms make late what an idle server's would not."""
+        seen = [(Spike(10.0 * i, 10.0 * i + 0.1, 60, 0.030), 500.0, 0.8) for i in range(1, 7)]
+        windows = [mm1_counts(rate, 600, 6_000) for rate in (420, 480, 505)]
+
+        def lowest(idle_s: float) -> float:
+            posterior = TailPosterior(ALLOWED, LIMIT_S)
+            belief = spike_share(seen, [(500.0, 60.0, 6)], ALLOWED, idle_s)
+            posterior.take(windows, Saturation(600, 0.005), belief)
+            return posterior.quantile(0.05)
+
+        assert lowest(0.005) > 1.1 * lowest(0.030)
 
     def test_more_spikes_are_known_better_and_longer_ones_take_more(self) -> None:
         def seen(count: int, late: int) -> list[tuple[Spike, float, float]]:

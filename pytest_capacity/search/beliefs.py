@@ -63,7 +63,7 @@ class Beliefs:
             posterior = self._posterior(index, bound, fails=fails, failed=failed)
             if isinstance(posterior, TailPosterior):
                 levels = [window.levels(bound) for window in windows]
-                posterior.take(levels, saturation, _spikes(windows, bound, saturation))
+                posterior.take(levels, saturation, _spikes(windows, bound, saturation, posterior))
             elif posterior is not None:
                 posterior.take([window.counts()[index] for window in windows])
             if posterior is not None:
@@ -154,12 +154,20 @@ class Beliefs:
         return max(uses, default=0.0)
 
 
-def _spikes(windows: Sequence[Window], bound: Bound, saturation: Saturation | None) -> SpikeShare:
-    """The ledger of spikes under a bound, over all windows."""
+def _spikes(
+    windows: Sequence[Window], bound: Bound, saturation: Saturation | None, before: TailPosterior
+) -> SpikeShare:
+    """The ledger of spikes under a bound, over all windows, at loads as they were believed before."""
+
+    def load_at(rate_qps: float) -> float:
+        known = rate_qps / saturation.qps if saturation else before.load_at(rate_qps)
+        return UNKNOWN_LOAD if known is None else known
+
     seen = [
-        (spike, window.rate_qps, window.rate_qps / saturation.qps if saturation else UNKNOWN_LOAD)
+        (spike, window.rate_qps, load_at(window.rate_qps))
         for window in windows
         for spike in window.spikes(bound)
     ]
     played = [(window.rate_qps, window.evidence.seconds, len(window.spikes(bound))) for window in windows]
-    return spike_share(seen, played, bound.allowed_share)
+    idle_s = min((window.median_s() for window in windows), default=math.inf)
+    return spike_share(seen, played, bound.allowed_share, idle_s)

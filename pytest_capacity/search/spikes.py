@@ -38,6 +38,9 @@ USUAL_SHARE, USUAL_SPREAD = 0.1, 1.6
 LENGTHS_ERROR = 0.3
 """The variance of the logarithm of what spikes make late that no number of them takes away: how much less it
 would be on a less busy server is known roughly."""
+LEAST_LOAD, MOST_LOAD = 0.05, 0.95
+MOST_WAIT_S, MOST_WAITING = 60.0, 0.9
+"""However much was waited for before spikes, a part of what they make late is theirs alone."""
 POWERS = ((0.0, 0.8), (1.0, 0.15), (6.0, 0.05))
 """With which power of the rate spikes may come more often, and how likely each is beforehand: by the clock,
 as garbage that requests make is collected, or where they are a queue's sudden bursts after all."""
@@ -45,11 +48,15 @@ as garbage that requests make is collected, or where they are a queue's sudden b
 
 @dataclass(frozen=True)
 class Spike:
-    """One spike: from its first late request to when the last was late, and how many were."""
+    """One spike: from its first late request to when the last was late, and how many were.
+
+    ``before_s`` is how long the requests just before it took.
+    """
 
     start_s: float
     end_s: float
     late: int
+    before_s: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -65,10 +72,11 @@ class Growth:
 class SpikeShare:
     """What spikes make late on an idle server, as a share of time: lognormal beliefs.
 
-    A server under load takes 1 / (1 - its load) times as long to recover; what spikes that were never seen
-    may do is not known in such detail: their share is that at the rate in question. ``growths`` hold the
-    share at the rate whose logarithm is ``log_rate``; ``absent`` is the probability that there are none at
-    all; ``count`` were seen in ``seconds``.
+    A server under load takes 1 / (1 - its load) times as long to recover, and who waits already when a spike
+    comes is late the sooner: of the share, ``waiting`` is due to that at the load ``seen_load``, and grows as
+    waiting does. What spikes that were never seen may do is not known in such detail: their share is that at
+    the rate in question. ``growths`` hold the share at the rate whose logarithm is ``log_rate``; ``absent``
+    is the probability that there are none at all; ``count`` were seen in ``seconds``.
     """
 
     growths: tuple[Growth, ...]
@@ -77,6 +85,8 @@ class SpikeShare:
     count: int = 0
     seconds: float = 0.0
     log_rate: float = 0.0
+    waiting: float = 0.0
+    seen_load: float = 0.5
 
 
 def find_spikes(intended_s: Floats, latency_s: Floats, limit_s: float) -> list[Spike]:
@@ -91,7 +101,12 @@ def find_spikes(intended_s: Floats, latency_s: Floats, limit_s: float) -> list[S
     rate = len(intended_s) / max(intended_s[-1] - intended_s[0], limit_s)
     least = max(LEAST_LATE, LEAST_LIMITS * rate * limit_s)
     return [
-        Spike(float(intended_s[part[0]]), float(intended_s[part[-1]]), len(part))
+        Spike(
+            float(intended_s[part[0]]),
+            float(intended_s[part[-1]]),
+            len(part),
+            float(np.median(latency_s[max(0, part[0] - AROUND[0]) : part[0]])),
+        )
         for part in np.split(late, breaks)
         if len(part) >= least and _is_spike(intended_s, latency_s, part, limit_s, usual_s)
     ]
@@ -133,20 +148,24 @@ def spike_share(
     seen: Sequence[tuple[Spike, float, float]],
     windows: Sequence[tuple[float, float, int]],
     allowed_share: float,
+    idle_s: float = math.inf,
 ) -> SpikeShare:
     """What the spikes seen say, beside the load in which none was.
 
     Each spike comes with the rate offered then and the server's load, 0 to 1; each window with its rate, its
-    seconds and its number of spikes. The number is Poisson, so that its logarithm is known to one over the
-    root of the number; lengths vary little beside that. Windows at low rates tell whether spikes come by the
-    clock, as garbage collections do, or with the load.
+    seconds and its number of spikes; ``idle_s`` is the latency of a server with little to do. The number is
+    Poisson, so that its logarithm is known to one over the root of the number; lengths vary little beside
+    that. Windows at low rates tell whether spikes come by the clock, as garbage collections do, or with the
+    load.
     """
     seconds = sum(window[1] for window in windows)
     if not seen or seconds <= 0:
         unseen = PAUSING * math.exp(-seconds / PAUSE_EVERY_S)
         hidden = Growth(0.0, 1.0, math.log(HIDDEN_SHARE * allowed_share))
         return SpikeShare((hidden,), HIDDEN_SPREAD, (1 - PAUSING) / (1 - PAUSING + unseen), 0, seconds)
-    lengths = np.array([spike.late / rate * (1 - min(load, 0.95)) for spike, rate, load in seen])
+    loads = np.array([min(max(load, LEAST_LOAD), MOST_LOAD) for _, _, load in seen])
+    lengths = np.array([spike.late / rate for spike, rate, _ in seen]) * (1 - loads)
+    waits = np.array([max(0.0, min(spike.before_s, MOST_WAIT_S) - idle_s) for spike, _, _ in seen])
     count = len(seen)
     variation = float(lengths.var() / lengths.mean() ** 2) if count > 1 else 0.5
     log_sd = math.sqrt((1 + variation) / count + LENGTHS_ERROR)
@@ -165,4 +184,5 @@ def spike_share(
     total = sum(growth.weight for growth in known)
     growths = tuple(Growth(growth.power, growth.weight / total, growth.log_mean) for growth in known)
     spread = 1 / math.sqrt(1 / log_sd**2 + 1 / USUAL_SPREAD**2)
-    return SpikeShare(growths, spread, 0.0, count, seconds, log_rate)
+    waiting = min(float(waits.sum() / lengths.sum()), MOST_WAITING)
+    return SpikeShare(growths, spread, 0.0, count, seconds, log_rate, waiting, float(loads.mean()))

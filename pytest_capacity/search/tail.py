@@ -19,6 +19,7 @@ from statistics import NormalDist
 import numpy as np
 
 from pytest_capacity.protocols import Floats
+from pytest_capacity.search.importance import MOST_PROPOSALS, ImportanceSampler
 from pytest_capacity.search.spikes import SpikeShare, spike_share
 from pytest_capacity.search.tailform import LEVELS, NAMES, PRIOR, SPREAD, Parts, TailForm
 
@@ -37,8 +38,8 @@ MOST_MISS = 25.0
 LEAST_EXPECTED, LEAST_WINDOWS = 0.5, 3
 """A level of which fewer independent requests are expected says nothing of how windows differ, nor do fewer
 windows."""
-LEVEL_WEIGHT = 0.45
-"""What a level's count counts for beside the others': together about four of eight are independent."""
+LEVEL_WEIGHT = 0.33
+"""What a level's count counts for beside the others': together less than three of eight are independent."""
 TAIL_SHARE = 0.25
 """Above this share a level is no part of the tail."""
 FAR = 0.12
@@ -49,9 +50,8 @@ SATURATION_ERROR, SATURATION_GAP_ERROR = 0.007, 0.12
 """How far a closed loop's throughput may be from where the tail's decay vanishes: as parts of itself and of
 the gap between it and the capacity."""
 
-_DRAWS = 512
+_DRAWS, _SEED = 512, 20260612
 MOST_TURNS = 4
-_FREEDOM = 6.0
 _STEP = np.array([1e-4, 1e-3, 1e-3, 1e-3, 1e-3, 1e-2])
 _FURTHEST = np.array([0.15, 0.7, 0.5, 0.4, 2.0, 2.0])
 _REACH = 3.0
@@ -101,14 +101,12 @@ class TailPosterior:
     def __init__(self, allowed_share: float, limit_s: float, *, far: float = FAR) -> None:
         self._allowed, self._limit_s, self._far = allowed_share, limit_s, far
         self._form = TailForm(allowed_share)
-        rng = np.random.default_rng(20260612)
-        normal = rng.normal(size=(_DRAWS // 2, len(NAMES)))
-        chi = rng.chisquare(_FREEDOM, _DRAWS // 2)
-        self._normal = np.concatenate([normal, -normal])
+        self._sampler = ImportanceSampler(len(NAMES), _DRAWS, _SEED)
+        rng = np.random.default_rng(_SEED)
+        ranks = (np.arange(_DRAWS) + 0.5) / _DRAWS
         self._spike_rank, self._growth_rank = (
-            rng.permutation((np.arange(_DRAWS) + 0.5) / _DRAWS) for _ in range(2)
+            np.concatenate([rng.permutation(ranks) for _ in range(MOST_PROPOSALS)]) for _ in range(2)
         )
-        self._scale = np.sqrt(_FREEDOM / np.concatenate([chi, chi]))
         self._mode: Floats | None = None
         self._draws: Floats = np.zeros((1, len(NAMES)))
         self._capacity: Floats = np.zeros(1)
@@ -145,7 +143,9 @@ class TailPosterior:
             if float(np.abs(mode - weighed).max()) < 0.01:
                 break
         self._mode = mode
-        self._sample(mode, precision, data)
+        self._draws, self._weight = self._sampler.draw(
+            lambda points: self._log_posterior(points, data), mode, precision
+        )
         self._lower()
 
     def quantile(self, probability: float) -> float:
@@ -202,6 +202,13 @@ class TailPosterior:
         mode = self._draws[:1] if self._mode is None else self._mode[None]
         return float(self._form.shares(mode, np.array([math.log(rate_qps)]))[0, 0, -1])
 
+    def load_at(self, rate_qps: float) -> float | None:
+        """How busy the server is at a rate, 0 to 1, at the posterior's mode; None before any evidence."""
+        if self._mode is None:
+            return None
+        decay, decay_slope = (float(part[0]) for part in self._form.decay_of(self._mode[None]))
+        return min(1.0, math.exp(math.log(rate_qps) - float(self._mode[0]) - decay / decay_slope))
+
     def _lower(self) -> None:
         """What spikes and the floor leave of the queue's own capacity, for each draw.
 
@@ -233,6 +240,8 @@ class TailPosterior:
             floor=self._form.floor_of(self._draws),
             spikes=np.where(rank > 0, drawn, 0.0) / self._allowed * np.exp(away),
             power=power,
+            waiting=belief.waiting,
+            seen_queue=belief.seen_load / (1 - belief.seen_load),
         )
 
     def _start(self, data: _Data) -> Floats:
@@ -355,17 +364,6 @@ class TailPosterior:
             gradient = gradient - off[0] * by_off / self._saturation_sd**2
             precision = precision + np.outer(by_off, by_off) / self._saturation_sd**2
         return gradient, precision
-
-    def _sample(self, mode: Floats, precision: Floats, data: _Data) -> None:
-        """Importance sampling from a t distribution around the mode."""
-        values, vectors = np.linalg.eigh(precision)
-        spread = 1.1 * vectors / np.sqrt(np.maximum(values, 1e-9))
-        scaled = self._normal * self._scale[:, None]
-        self._draws = mode + scaled @ spread.T
-        proposal = -(_FREEDOM + len(NAMES)) / 2 * np.log1p((scaled**2).sum(axis=1) / _FREEDOM)
-        log_weight = self._log_posterior(self._draws, data) - proposal
-        weight = np.exp(log_weight - log_weight.max())
-        self._weight = weight / weight.sum()
 
 
 def _weighted_quantile(values: Floats, weight: Floats, probability: float) -> float:

@@ -72,8 +72,10 @@ class TailForm:
         bend = _CURVATURE_SLOPE * decay_slope * (ratio - 1)
         x = (log_rate[None, :] - points[:, :1])[:, :, None]
         v = _V[None, None, :]
-        log_share = math.log(self._allowed) + slope * x + v * (decay - decay_slope * x)
-        log_share = log_share - v * v * (curvature - bend * x)
+        # Beyond saturation no level is passed by fewer.
+        steady = np.minimum(x, decay / decay_slope)
+        log_share = math.log(self._allowed) + slope * x + v * (decay - decay_slope * steady)
+        log_share = log_share - v * v * (curvature - bend * steady)
         share = np.exp(np.clip(log_share, -30, 6)) + self.floors(points)[:, None, :]
         room = 0.99 - _SATURATES
         share = np.where(
@@ -87,7 +89,9 @@ class TailForm:
 class Parts:
     """Of each draw what uses up the allowed share, as parts of it: the queue, the floor and spikes.
 
-    ``load`` and ``spikes`` (those of an idle server) are at the queue's own capacity, where x = 0.
+    ``load`` and ``spikes`` (those of an idle server) are at the queue's own capacity, where x = 0. Of what
+    spikes take, ``waiting`` is due to a queue of ``seen_queue``, its load / (1 - its load), and grows as that
+    does.
     """
 
     slope: Floats
@@ -95,14 +99,15 @@ class Parts:
     floor: Floats
     spikes: Floats
     power: Floats
+    waiting: float = 0.0
+    seen_queue: float = 1.0
 
     def use(self, x: Floats) -> Floats:
         """How many times the allowed share is used at so many logarithmic units above that capacity."""
-        spikes = (
-            self.spikes
-            * np.exp(self.power * np.minimum(x, 1))
-            / (1 - np.minimum(self.load * np.exp(x), 0.98))
-        )
+        load = np.minimum(self.load * np.exp(x), 0.98)
+        # Waiting grows as in a queue with one server: load / (1 - load).
+        queued = 1 - self.waiting + self.waiting * load / (1 - load) / self.seen_queue
+        spikes = self.spikes * np.exp(self.power * np.minimum(x, 1)) * queued / (1 - load)
         used: Floats = np.exp(np.clip(self.slope * x, -50, 50)) + self.floor + spikes
         return used
 
