@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
@@ -140,7 +140,7 @@ class TailPosterior:
             weighed = mode if turn < 2 else (mode + weighed) / 2
             self._weigh(weighed, data)
             mode, precision = self._climb(weighed, data)
-            if float(np.abs(mode - weighed).max()) < 0.01:
+            if float(np.abs(mode - weighed).max()) < 0.03:
                 break
         self._mode = mode
         self._draws, self._weight = self._sampler.draw(
@@ -216,7 +216,7 @@ class TailPosterior:
         """
         parts = self._parts()
         x = parts.solve()
-        self._calm = self._draws[:, 0] + replace(parts, spikes=np.zeros_like(x)).solve()
+        self._calm = self._draws[:, 0] + parts.without_spikes()
         self._capacity = self._draws[:, 0] + x
         rise = (parts.use(x + 0.01) - parts.use(x - 0.01)) / 0.02
         self._condition = 1 / np.maximum(rise, 1e-3)
@@ -339,7 +339,7 @@ class TailPosterior:
                 damping = max(damping, 1e-4) * 6
             damping /= 6
             gradient, precision = self._slope(mode, data)
-            if gained < 1e-3:
+            if gained < 1e-2:
                 break
         return mode, precision
 

@@ -116,6 +116,11 @@ class Parts:
         furthest: Floats = -np.log(self.load + 1e-9) - 0.02
         return furthest
 
+    def without_spikes(self) -> Floats:
+        """Where the queue and the floor alone use all up."""
+        x: Floats = np.maximum(np.log1p(-self.floor) / self.slope, -_FURTHEST_BELOW)
+        return x
+
     def solve(self) -> Floats:
         """Where all is used up: by bisection, since every part grows with the rate."""
         low, high = np.full_like(self.slope, -_FURTHEST_BELOW), np.zeros_like(self.slope)
