@@ -49,6 +49,18 @@ class TestWhatItFinds:
         assert np.median(errors) < 0.04
         assert max(errors) < 0.2
 
+    def test_an_overload_far_above_what_was_held_ends_the_search_for_higher_rates(self) -> None:
+        """Nothing is late at 400/s, everything at 800/s: the limit lies between, and that is where to ask."""
+        controller = CapacitySearch(P99_50, max_qps=2_000)
+
+        found = Drive(VirtualServer(4, lambda _now_s, _rng: 0.007), 0.05, 3).search(controller)
+
+        assert sum(window.rate_qps > 700 for window in controller.windows) <= 2
+        assert found.ci_low_qps
+        assert found.ci_high_qps
+        assert found.ci_low_qps > 400
+        assert found.ci_high_qps < 4 / 0.007 * 1.05
+
     def test_more_load_makes_the_interval_narrower(self) -> None:
         def width(budget_s: float) -> float:
             found = [search(seed, budget_s=budget_s)[0] for seed in range(8)]

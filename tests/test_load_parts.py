@@ -312,8 +312,8 @@ class TestWaiting:
         assert LEAST_S <= error.estimate_s <= MOST_S
 
     @given(st.floats(0, 64), st.floats(0.01, 1e6))
-    def test_waiting_awake_never_takes_more_than_is_to_spare(self, spare: float, wakes: float) -> None:
-        spent_cores = affordable_lead_s(spare, wakes) * wakes
+    def test_waiting_awake_never_takes_more_than_is_to_spare(self, spare: float, waits: float) -> None:
+        spent_cores = affordable_lead_s(spare, waits) * waits
         assert spent_cores <= max(LEAST_CORES, min(1.0, spare)) + 1e-9
 
     def test_a_busy_machine_gets_less_and_is_told_so(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -323,13 +323,28 @@ class TestWaiting:
         before_s = lead.lead_s
         assert lead.review(0.0, 0.0) is None
         for _ in range(1000):
+            lead.waited()
             lead.woke(50e-6)
         said = lead.review(1.5, 0.1)
-        lead.woke(50e-6)
 
         assert said is not None
         assert "too busy" in said
         assert lead.lead_s < before_s
+
+    def test_waits_too_short_to_sleep_through_cost_no_more_than_may_be_spent(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """2,000 sends a second, each awaited awake, beside a server that would use the whole core."""
+        times = iter(ProcessorTimes(float(t), 1, 0.0, float(t), 0.0) for t in range(3))
+        monkeypatch.setattr("pytest_capacity.load.spin.read_processors", lambda: next(times))
+        lead = Lead(500e-6)
+        lead.review(0.0, 0.0)
+        for _ in range(3_000):
+            lead.waited()
+
+        lead.review(1.5, 0.5 * 1.5)
+
+        assert lead.lead_s * 2_000 == pytest.approx(LEAST_CORES)
 
     def test_a_timer_of_milliseconds_is_never_cut_short(self) -> None:
         lead = Lead(1.2e-3)

@@ -124,6 +124,26 @@ class TestTailPosterior:
         assert posterior.quantile(0.05) > 0.8 * 500
         assert posterior.quantile(0.95) > 3 * 500
 
+    def test_rates_far_apart_bound_the_capacity_between_them(self) -> None:
+        """Whatever the form says of rates so far away: held at 400/s, overloaded at 800/s."""
+        nothing, everything = (0,) * len(LEVELS), (500,) * len(LEVELS)
+        posterior = TailPosterior(ALLOWED, LIMIT_S)
+
+        posterior.take(
+            [
+                LevelCounts(200.0, 400, nothing),
+                LevelCounts(400.0, 800, nothing),
+                LevelCounts(800.0, 500, everything, overloaded=True),
+                LevelCounts(200.0, 150, nothing),
+            ],
+            None,
+            SPIKELESS,
+        )
+
+        assert posterior.quantile(0.05) > 0.5 * 400
+        assert 400 < posterior.quantile(0.5) < 800
+        assert posterior.quantile(0.95) < 1.15 * 800
+
     def test_more_load_tells_more_of_a_queue_but_not_of_spikes(self) -> None:
         """Above the middle a queue shows itself quickly; how often spikes come is seen as well below it."""
         calm, spiky = TailPosterior(ALLOWED, LIMIT_S), TailPosterior(ALLOWED, LIMIT_S)

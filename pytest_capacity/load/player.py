@@ -194,6 +194,7 @@ class Player:
         now_s = self._now_s()
         if now_s >= due_s:
             return True
+        self._lead.waited()
         wake_s = due_s - self._lead.lead_s
         if now_s < wake_s:
             if not await self._alarm.sleep_until(self._origin_s + wake_s):

@@ -51,10 +51,13 @@ class WakeError:
         self.estimate_s = min(max(self.estimate_s + moved, LEAST_S), MOST_S)
 
 
-def affordable_lead_s(spare_cores: float, wakes_per_s: float) -> float:
-    """The lead that costs no more than may be spent, of the cores that were idle or spun on."""
+def affordable_lead_s(spare_cores: float, waits_per_s: float) -> float:
+    """The lead that costs no more than may be spent, of the cores that were idle or spun on.
+
+    Waits count whether any of them was slept through: where sends come closer together than the lead none is.
+    """
     may_spend = min(1.0, max(LEAST_CORES, spare_cores - RESERVE_CORES))
-    return may_spend / wakes_per_s if wakes_per_s > 0 else MOST_S
+    return may_spend / waits_per_s if waits_per_s > 0 else MOST_S
 
 
 class Lead:
@@ -68,7 +71,7 @@ class Lead:
         self._error = WakeError(min(coarse_s, MOST_S))
         self._floor_s = coarse_s if coarse_s > MOST_S else 0.0
         self.lead_s = max(self._error.estimate_s, self._floor_s)
-        self._wakes = 0
+        self._waits = 0
         self._affordable_s = MOST_S
         self._reviewed_s: float | None = None
         self._spin_s = 0.0
@@ -79,11 +82,14 @@ class Lead:
         self._reviewed_s = None
         self._affordable_s = MOST_S
 
+    def waited(self) -> None:
+        """Count a send that was not due yet when its turn came."""
+        self._waits += 1
+
     def woke(self, late_s: float) -> None:
         """Take in by how much a wake-up came too late."""
-        self._wakes += 1
         self._error.add(late_s)
-        self.lead_s = max(min(self._error.estimate_s, self._affordable_s), self._floor_s)
+        self._bound_lead()
 
     def review(self, now_s: float, spin_s: float) -> str | None:
         """Look about once a second at what spinning may cost; the trouble in words where that is too little.
@@ -96,16 +102,20 @@ class Lead:
         past_s = now_s - self._reviewed_s
         if past_s < REVIEW_S:
             return None
-        before, spun_s, wakes = self._before, spin_s - self._spin_s, self._wakes
+        before, spun_s, waits = self._before, spin_s - self._spin_s, self._waits
         self._restart(now_s, spin_s)
         if before is None or self._before is None:
             return None
         spare_cores = self._before.idle_cores_since(before) + spun_s / past_s
-        self._affordable_s = affordable_lead_s(spare_cores, wakes / past_s)
+        self._affordable_s = affordable_lead_s(spare_cores, waits / past_s)
+        self._bound_lead()
         if self._affordable_s < TOO_SHORT * self._error.estimate_s:
             return "the processor was too busy to wait for the moment to send: requests left less punctually"
         return None
 
+    def _bound_lead(self) -> None:
+        self.lead_s = max(min(self._error.estimate_s, self._affordable_s), self._floor_s)
+
     def _restart(self, now_s: float, spin_s: float) -> None:
-        self._reviewed_s, self._spin_s, self._wakes = now_s, spin_s, 0
+        self._reviewed_s, self._spin_s, self._waits = now_s, spin_s, 0
         self._before = read_processors()

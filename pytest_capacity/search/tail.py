@@ -44,6 +44,9 @@ TAIL_SHARE = 0.25
 """Above this share a level is no part of the tail."""
 FAR = 0.12
 """The model is linear in the logarithm of the rate this far from the capacity; beyond evidence fades."""
+EDGE, WELL_BELOW = 0.1, 0.35
+"""However far from the capacity, a rate at which the backlog grew is above it, and one at which few were late
+is not far above it: that much in the logarithm of the rate costs a nat."""
 MOST_SHARE = 0.15
 """A queue that makes this many requests late is no longer steady: more says nothing more."""
 SATURATION_ERROR, SATURATION_GAP_ERROR = 0.007, 0.12
@@ -65,13 +68,14 @@ class LevelCounts:
     """One window's evidence on one bound: how many of ``total`` requests were above each of ``LEVELS``.
 
     ``rate_qps`` is the rate that the load of a warm server would have had; ``effect`` the design effect that
-    the window itself shows at the limit, 1 where it shows none.
+    the window itself shows at the limit, 1 where it shows none; ``overloaded`` says that its backlog grew.
     """
 
     rate_qps: float
     total: int
     above: tuple[int, ...]
     effect: float = 1.0
+    overloaded: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,6 +92,10 @@ class _Data:
     total: Floats
     above: Floats
     own_effect: Floats
+    below: Floats
+    """What the capacity's logarithm is below: the rates at which the backlog grew."""
+    above_this: Floats
+    """What it is above: well below the rates at which few were late."""
 
 
 class TailPosterior:
@@ -132,6 +140,8 @@ class TailPosterior:
             np.array([float(w.total) for w in windows]),
             np.array([w.above for w in windows], dtype=float).reshape(len(windows), len(LEVELS)),
             np.array([w.effect for w in windows]),
+            np.log([w.rate_qps for w in windows if w.overloaded] or [math.inf]),
+            np.log([w.rate_qps for w in windows if self._is_held(w)] or [1e-300]) - WELL_BELOW,
         )
         mode = self._start(data) if self._mode is None else self._mode
         precision, weighed = np.eye(len(NAMES)), mode
@@ -147,6 +157,9 @@ class TailPosterior:
             lambda points: self._log_posterior(points, data), mode, precision
         )
         self._lower()
+
+    def _is_held(self, window: LevelCounts) -> bool:
+        return not window.overloaded and window.above[-1] <= self._allowed * window.total > 0
 
     def quantile(self, probability: float) -> float:
         """The rate below which the capacity lies with this probability."""
@@ -304,6 +317,9 @@ class TailPosterior:
         each = above * np.log(shares) + (data.total[:, None] - above) * np.log1p(-shares)
         total: Floats = (each / self._effect).sum(axis=(1, 2))
         total -= 0.5 * (((points - PRIOR) / SPREAD) ** 2).sum(axis=1)
+        capacity = points[:, :1]
+        total -= np.logaddexp(0.0, (capacity - data.below) / EDGE).sum(axis=1)
+        total -= np.logaddexp(0.0, (data.above_this - capacity) / EDGE).sum(axis=1)
         if self._saturation is not None:
             total -= 0.5 * (self._off_saturation(points) / self._saturation_sd) ** 2
         return total
@@ -358,6 +374,10 @@ class TailPosterior:
             gradient = gradient + ((above - data.total[:, None] * share) * unit * by).sum(axis=(1, 2))
             information = data.total[:, None] * unit
             precision = precision + np.einsum("awj,bwj,wj->ab", by, by, information)
+        for edge, sign in ((data.below, 1.0), (data.above_this, -1.0)):
+            beyond = 1 / (1 + np.exp(np.clip(-sign * (mode[0] - edge) / EDGE, -50, 50)))
+            gradient[0] -= sign * float(beyond.sum()) / EDGE
+            precision[0, 0] += float((beyond * (1 - beyond)).sum()) / EDGE**2
         if self._saturation is not None:
             off = self._off_saturation(around)
             by_off = (off[1 : count + 1] - off[count + 1 :]) / (2 * _STEP)

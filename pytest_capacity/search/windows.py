@@ -156,7 +156,8 @@ class Window:
         limit_s = (bound.limit_ms or 0.0) / 1000
         latency = latency[outside(intended, self.spikes(bound), limit_s)]
         above = tuple(int((latency > level * limit_s).sum()) for level in LEVELS)
-        return LevelCounts(self.rate_qps * self.load_factor, len(latency), above)
+        rate_qps = self.rate_qps * self.load_factor
+        return LevelCounts(rate_qps, len(latency), above, overloaded=self.overloaded)
 
     def spikes(self, bound: Bound) -> list[Spike]:
         """The spikes under a latency bound."""
