@@ -124,16 +124,17 @@ class TestTailPosterior:
         assert posterior.quantile(0.05) > 0.8 * 500
         assert posterior.quantile(0.95) > 3 * 500
 
-    def test_rates_far_apart_bound_the_capacity_between_them(self) -> None:
-        """Whatever the form says of rates so far away: held at 400/s, overloaded at 800/s."""
-        nothing, everything = (0,) * len(LEVELS), (500,) * len(LEVELS)
+    @pytest.mark.parametrize(("late", "overloaded"), [(500, True), (200, False)])
+    def test_rates_far_apart_bound_the_capacity_between_them(self, late: int, overloaded: bool) -> None:
+        """Whatever the form says of rates so far away: held at 400/s, broken at 800/s."""
+        nothing, everything = (0,) * len(LEVELS), (late,) * len(LEVELS)
         posterior = TailPosterior(ALLOWED, LIMIT_S)
 
         posterior.take(
             [
                 LevelCounts(200.0, 400, nothing),
                 LevelCounts(400.0, 800, nothing),
-                LevelCounts(800.0, 500, everything, overloaded=True),
+                LevelCounts(800.0, 500, everything, overloaded=overloaded),
                 LevelCounts(200.0, 150, nothing),
             ],
             None,

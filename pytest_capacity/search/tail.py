@@ -45,8 +45,8 @@ TAIL_SHARE = 0.25
 FAR = 0.12
 """The model is linear in the logarithm of the rate this far from the capacity; beyond evidence fades."""
 EDGE, WELL_BELOW = 0.1, 0.35
-"""However far from the capacity, a rate at which the backlog grew is above it, and one at which few were late
-is not far above it: that much in the logarithm of the rate costs a nat."""
+"""However far from the capacity, a rate at which a queue was no longer steady is above it, and one at which
+few were late is not far above it: that much in the logarithm of the rate costs a nat."""
 MOST_SHARE = 0.15
 """A queue that makes this many requests late is no longer steady: more says nothing more."""
 SATURATION_ERROR, SATURATION_GAP_ERROR = 0.007, 0.12
@@ -93,7 +93,7 @@ class _Data:
     above: Floats
     own_effect: Floats
     below: Floats
-    """What the capacity's logarithm is below: the rates at which the backlog grew."""
+    """What the capacity's logarithm is below: the rates at which a queue was no longer steady."""
     above_this: Floats
     """What it is above: well below the rates at which few were late."""
 
@@ -140,7 +140,7 @@ class TailPosterior:
             np.array([float(w.total) for w in windows]),
             np.array([w.above for w in windows], dtype=float).reshape(len(windows), len(LEVELS)),
             np.array([w.effect for w in windows]),
-            np.log([w.rate_qps for w in windows if w.overloaded] or [math.inf]),
+            np.log([w.rate_qps for w in windows if self._is_broken(w)] or [math.inf]),
             np.log([w.rate_qps for w in windows if self._is_held(w)] or [1e-300]) - WELL_BELOW,
         )
         mode = self._start(data) if self._mode is None else self._mode
@@ -157,6 +157,9 @@ class TailPosterior:
             lambda points: self._log_posterior(points, data), mode, precision
         )
         self._lower()
+
+    def _is_broken(self, window: LevelCounts) -> bool:
+        return window.overloaded or window.above[-1] > self._cap[-1] * window.total
 
     def _is_held(self, window: LevelCounts) -> bool:
         return not window.overloaded and window.above[-1] <= self._allowed * window.total > 0
