@@ -92,10 +92,10 @@ class _Data:
     total: Floats
     above: Floats
     own_effect: Floats
-    below: Floats
-    """What the capacity's logarithm is below: the rates at which a queue was no longer steady."""
-    above_this: Floats
-    """What it is above: well below the rates at which few were late."""
+    too_high: Floats
+    """The capacity's logarithm is below these: at such rates a queue was no longer steady."""
+    bearable: Floats
+    """It is above these: well below rates at which few were late."""
 
 
 class TailPosterior:
@@ -321,8 +321,8 @@ class TailPosterior:
         total: Floats = (each / self._effect).sum(axis=(1, 2))
         total -= 0.5 * (((points - PRIOR) / SPREAD) ** 2).sum(axis=1)
         capacity = points[:, :1]
-        total -= np.logaddexp(0.0, (capacity - data.below) / EDGE).sum(axis=1)
-        total -= np.logaddexp(0.0, (data.above_this - capacity) / EDGE).sum(axis=1)
+        total -= np.logaddexp(0.0, (capacity - data.too_high) / EDGE).sum(axis=1)
+        total -= np.logaddexp(0.0, (data.bearable - capacity) / EDGE).sum(axis=1)
         if self._saturation is not None:
             total -= 0.5 * (self._off_saturation(points) / self._saturation_sd) ** 2
         return total
@@ -377,7 +377,7 @@ class TailPosterior:
             gradient = gradient + ((above - data.total[:, None] * share) * unit * by).sum(axis=(1, 2))
             information = data.total[:, None] * unit
             precision = precision + np.einsum("awj,bwj,wj->ab", by, by, information)
-        for edge, sign in ((data.below, 1.0), (data.above_this, -1.0)):
+        for edge, sign in ((data.too_high, 1.0), (data.bearable, -1.0)):
             beyond = 1 / (1 + np.exp(np.clip(-sign * (mode[0] - edge) / EDGE, -50, 50)))
             gradient[0] -= sign * float(beyond.sum()) / EDGE
             precision[0, 0] += float((beyond * (1 - beyond)).sum()) / EDGE**2
