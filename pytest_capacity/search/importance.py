@@ -25,6 +25,7 @@ MOST_OF_ONE = 0.05
 RIDGE = 0.03
 """The part of the first proposal's covariance that every fit keeps: few draws may lie in a plane."""
 FREEDOM, WIDER = 6.0, 1.3
+"""Of the tails, and by how much a proposal is wider than the density: what it misses is never seen."""
 
 
 @dataclass(frozen=True)

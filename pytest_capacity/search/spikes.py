@@ -39,6 +39,7 @@ LENGTHS_ERROR = 0.3
 """The variance of the logarithm of what spikes make late that no number of them takes away: how much less it
 would be on a less busy server is known roughly."""
 LEAST_LOAD, MOST_LOAD = 0.05, 0.95
+"""Between which a server's load is believed: at the ends it would divide by nothing."""
 MOST_WAIT_S, MOST_WAITING = 60.0, 0.9
 """However much was waited for before spikes, a part of what they make late is theirs alone."""
 POWERS = ((0.0, 0.8), (1.0, 0.15), (6.0, 0.05))
