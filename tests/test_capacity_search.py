@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -83,6 +85,25 @@ class TestWhatItFinds:
 
         assert found.capacity_qps is not None
         assert 80 < found.capacity_qps < 160
+
+    @pytest.mark.parametrize("budget_s", [2, 4, 5, 6.5, 8, 9.5, 12])
+    def test_however_soon_it_ends_what_stands_can_be_told(self, budget_s: float) -> None:
+        """From no evidence at all to an interval, after each tick."""
+        controller = CapacitySearch(P99_50, budget_s=budget_s)
+        told: list[str] = []
+
+        def stands(_now_s: float) -> Health:
+            told.append(controller.standing())
+            return Health()
+
+        for seed in range(4):
+            controller = CapacitySearch(P99_50, budget_s=budget_s)
+            Drive(two_workers(), 0.05, seed, stands).search(controller)
+            told.append(controller.standing())
+
+        assert "" in told
+        assert all(re.fullmatch(r"(capacity [\d,.e+]+-[\d,.e+]+/s)?", one) for one in told)
+        assert budget_s < 12 or any(told)
 
     def test_a_rate_that_is_never_reached_leaves_no_limit(self) -> None:
         found, _ = search(max_qps=90)

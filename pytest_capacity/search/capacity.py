@@ -99,9 +99,10 @@ class CapacitySearch:
 
     def standing(self) -> str:
         """The interval so far, once there is evidence; empty before."""
-        if not self._hunt.is_refining:
-            return ""
         beliefs = self._hunt.beliefs
+        # A short budget can end where the limit was met, before anything was made of it.
+        if not self._hunt.is_refining or beliefs.is_empty:
+            return ""
         return f"capacity {beliefs.quantile(LOW):,.3g}-{beliefs.quantile(HIGH):,.3g}/s"
 
     def result(self) -> CapacityResult:
