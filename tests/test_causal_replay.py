@@ -26,6 +26,7 @@ from pytest_capacity.measurement.traced import trace_doubts, trace_facts
 from pytest_capacity.protocols import Observation, Outcome, Probe
 from pytest_capacity.search.replaying import warmup_s
 from pytest_capacity.targets.http import HttpTarget
+from pytest_capacity.traffic.scaling import Sessions
 from tests.conftest import Project
 from tests.replays import RATE_QPS, made_rows, write_trace
 from tests.servers import Connection, Received, Server
@@ -241,6 +242,36 @@ def test_each_probe_s_requests_are_told_once_in_order_and_those_that_wait_at_its
     (doubt,) = trace_doubts(load.source, None)
     assert doubt.kind == "sessions_held_back"
     assert trace_doubts(load.source, None, most_qps=RATE_QPS) == ()
+
+
+class OneProbe(TwoProbes):
+    """A controller that keeps two requests in flight."""
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(1.0, seconds)
+        self._probes = 2 * [Probe(0, "closed", concurrency=2, max_s=10 * seconds)]
+
+
+@pytest.mark.parametrize("sessions", ["timed", "causal"])
+def test_a_closed_loop_sends_when_a_reply_comes_however_slow_the_recording(
+    tmp_path: Path, sessions: Sessions
+) -> None:
+    """Of a recording of two requests a second some hundreds are sent within three."""
+    path = write_trace(tmp_path / "a.trace.jsonl", made_rows(60.0, rate_qps=2.0))
+    conditions = Conditions(
+        engine=engine_named("fast", 1), seed=0, trace=load_recorded(path, 0), sessions=sessions
+    )
+    served = Conversations(delay_s=0.0)
+    controller = OneProbe(seconds=1.5)
+    with (
+        served.server() as server,
+        LoadRun(HttpTarget(server.url), conditions, largest_limit_ms=500.0, qps=RATE_QPS) as load,
+    ):
+        load.play(controller)
+
+    told_s = np.concatenate([observation.intended_s for observation in controller.told])
+    assert np.count_nonzero(told_s < 1.5) > 50
+    assert np.count_nonzero(told_s > 1.5) > 50
 
 
 def test_the_turns_after_a_failed_reply_are_counted_and_not_sent(tmp_path: Path) -> None:

@@ -147,6 +147,7 @@ def test_a_closed_loop_takes_the_next_rows_as_requests(minute: Path) -> None:
     opened = played.play(RATE_QPS, 10.0)
 
     held = source.hold(session, Probe(1, "closed", concurrency=4))
+    assert source.reaches_s == np.inf
     source.end(3.0, 100)
     assert source.played[-1].requests == len(source.played[-1].rows) == 100
     after = played.play(RATE_QPS, 5.0, 2)

@@ -211,6 +211,8 @@ class Replay:
             self._drawn.clear()
             drawn = self._begin(probe, traffic.rate_qps, min(seconds, traffic.cycle_s), 0.0)
         drawn = self._drawn[-1] = replace(drawn, given=min(len(drawn.rows), HOLD_REQUESTS))
+        # They follow replies: when they were recorded says nothing, and none is to be taken at its time.
+        self._given_s = float("inf")
         return self._requests.indexes(session, drawn.rows[: drawn.given])
 
     def end(self, played_s: float, sent: int, came: Came | None = None) -> None:

@@ -57,7 +57,10 @@ class Source(Protocol):
 
     @property
     def reaches_s(self) -> float:
-        """Up to when, in seconds since the probe began, ``take`` has given all there is."""
+        """Up to when, in seconds since the probe began, ``take`` has given all there is.
+
+        Of a closed loop there is never more to take.
+        """
         ...
 
     def ready(self, session: LoadSession, rate_qps: float, seconds: float) -> None:
