@@ -51,6 +51,7 @@ CAPACITY: Capacity = {
     "calm_qps": 155.0,
     "saturation_qps": 190.0,
     "cold_factor": None,
+    "overloaded_qps": None,
 }
 
 

@@ -6,6 +6,7 @@ Servers are simulated in virtual time (``pytest_capacity.simulate``); their warm
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -17,12 +18,13 @@ from pytest_capacity.search.capacity import CapacitySearch
 from pytest_capacity.search.evidence import Evidence
 from pytest_capacity.search.found import CapacityResult, SustainResult
 from pytest_capacity.search.sustain import Sustain
+from pytest_capacity.search.verdict import judge_search
 from pytest_capacity.search.warming import Backlog, Warming
 from pytest_capacity.search.warmth import Batches, Warmth, batches_of
 from pytest_capacity.simulate.arriving import poisson
 from pytest_capacity.simulate.drive import Drive
 from pytest_capacity.simulate.server import SimulatedServer
-from pytest_capacity.simulate.spec import Cold, ServerSpec
+from pytest_capacity.simulate.spec import Cold, Overload, ServerSpec
 from pytest_capacity.slo import SLO, Verdict
 
 P99_50 = SLO(p99_ms=50)
@@ -45,6 +47,20 @@ def batching(cold: Cold | None) -> ServerSpec:
 
 BATCHING_QPS = 678.5
 """What ``batching`` takes warm (server 3 of the tuning range)."""
+
+
+def collapsing() -> ServerSpec:
+    return ServerSpec(
+        batch_max=26,
+        batch_wait_s=0.00442086,
+        cost_base_s=0.00671901,
+        cost_item_s=0.00120206,
+        overload=Overload(23.76, 1.9654, 1.97775),
+    )
+
+
+COLLAPSING_QPS = 386.5
+"""What ``collapsing`` takes in the long run (server 123 of the tuning range)."""
 
 
 def play(controller: CapacitySearch | Sustain, spec: ServerSpec, seed: int) -> Drive:
@@ -172,6 +188,30 @@ class TestSearch:
 
         assert found.warmup_s < 10
         assert found.cold_factor is None
+
+    @pytest.mark.parametrize("seed", range(3))
+    def test_one_that_gives_less_the_more_it_holds_is_measured_once_it_has_recovered(self, seed: int) -> None:
+        """It gives 315/s for seconds after more than 24 waited, and 522/s else."""
+        found, _ = search(collapsing(), seed)
+
+        assert found.saturation_qps == pytest.approx(522, rel=0.04)
+        assert found.overloaded_qps == pytest.approx(315, rel=0.1)
+        assert found.ci_low_qps is not None
+        assert found.ci_high_qps is not None
+        assert found.ci_low_qps < COLLAPSING_QPS < found.ci_high_qps
+        assert found.status == "budget"
+        # The search itself may have overloaded it: a doubt of its own.
+        undoubted = replace(found, doubts=())
+        verdict, (doubt,) = judge_search(undoubted, 400)
+        assert verdict is Verdict.INCONCLUSIVE
+        assert doubt.kind == "gives_less"
+        assert judge_search(undoubted, 200)[0] is Verdict.PASS
+
+    @pytest.mark.parametrize("spec", [five_workers(None), batching(None)], ids=["fifo", "batching"])
+    def test_one_that_gives_as_much_however_much_it_holds_has_no_such_thing(self, spec: ServerSpec) -> None:
+        found = [search(spec, seed, budget_s=15)[0] for seed in range(10)]
+
+        assert [one.overloaded_qps for one in found] == 10 * [None]
 
     @pytest.mark.parametrize("budget_s", [15, 30])
     def test_the_load_stays_within_a_budget_too_short_to_get_warm(self, budget_s: float) -> None:

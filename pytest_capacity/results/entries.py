@@ -183,6 +183,7 @@ def _capacity(all_measured: Sequence[Measured]) -> Capacity | None:
         "calm_qps": found.calm_qps,
         "saturation_qps": found.saturation_qps,
         "cold_factor": found.cold_factor,
+        "overloaded_qps": found.overloaded_qps,
         "status": found.status,
         "load_s": found.load_s,
         "requests": found.requests,

@@ -81,6 +81,7 @@ class Capacity(TypedDict):
     calm_qps: float | None
     saturation_qps: float | None
     cold_factor: float | None
+    overloaded_qps: float | None
 
 
 class BoundRow(TypedDict):

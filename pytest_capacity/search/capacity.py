@@ -129,6 +129,7 @@ class CapacitySearch:
             calm_qps=beliefs.calm_qps() if known and capacity is not None else None,
             saturation_qps=warm_up.saturation.qps if warm_up and warm_up.saturation else None,
             cold_factor=warm_up.cold_factor if warm_up else None,
+            overloaded_qps=warm_up.overloaded_qps if warm_up else None,
         )
 
     def _final_status(self, *, known: bool) -> Status:
@@ -147,7 +148,16 @@ class CapacitySearch:
             return "no_limit_found"
         if hunt.beliefs.ill_conditioned(ILL_CONDITIONED) > LIKELY:
             return "ill_conditioned"
-        return "converged" if hunt.is_confirmed and hunt.beliefs.width() <= self.tolerance else "budget"
+        is_narrow = hunt.is_confirmed and hunt.beliefs.width() <= self.tolerance
+        return "converged" if is_narrow and self._kept_when_overloaded == 1.0 else "budget"
+
+    @property
+    def _kept_when_overloaded(self) -> float:
+        """The share of its throughput that the server keeps with more requests in flight than it needs."""
+        warm_up = self._hunt.warm_up
+        if warm_up is None or warm_up.saturation is None or warm_up.overloaded_qps is None:
+            return 1.0
+        return min(1.0, warm_up.overloaded_qps / warm_up.saturation.qps)
 
     def _interval(self, status: Status, *, known: bool) -> tuple[float | None, float | None, float | None]:
         if not known:
@@ -157,7 +167,7 @@ class CapacitySearch:
             return None, None, min(high, self._min_qps or high)
         if status == "no_limit_found":
             return None, self._max_qps, None
-        return middle, low, high
+        return middle, low * self._kept_when_overloaded, high
 
     def _doubts(self) -> tuple[Doubt, ...]:
         stopped = unsteady = None

@@ -29,7 +29,9 @@ class CapacityResult:
     all phases and never exceeds the budget; ``binding`` names the bound that limits.
     ``calm_qps`` is what the capacity would be without spikes; ``saturation_qps`` the throughput of the closed
     loop that warmed the server up, which is no capacity; ``cold_factor`` how many times longer the first
-    requests took than the last.
+    requests took than the last. ``overloaded_qps`` is what the server gives with more requests in flight than
+    it needs, where that is less: above it, what a burst begins may not end, and ``ci_low_qps`` allows for
+    that.
     """
 
     capacity_qps: float | None
@@ -46,6 +48,7 @@ class CapacityResult:
     calm_qps: float | None = None
     saturation_qps: float | None = None
     cold_factor: float | None = None
+    overloaded_qps: float | None = None
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,19 @@ def _interval(result: CapacityResult) -> str:
     return f"{low}-{high}/s"
 
 
+def _gives_less(result: CapacityResult) -> Doubt:
+    return Doubt(
+        "gives_less",
+        f"the interval is {_interval(result)} because with more requests in flight than it needs the server "
+        f"gives {result.overloaded_qps:,.4g}/s: above that, what one burst begins may not end",
+        "a server that turns away what it cannot hold"
+        + (f", or require_qps={result.ci_low_qps:.3g}" if result.ci_low_qps else ""),
+    )
+
+
 def _undecided(result: CapacityResult, require_qps: float) -> Doubt:
+    if result.overloaded_qps is not None:
+        return _gives_less(result)
     below = f", or require_qps={result.ci_low_qps:.3g}" if result.ci_low_qps else ""
     return Doubt(
         "undecided",
@@ -89,6 +101,8 @@ def _undecided(result: CapacityResult, require_qps: float) -> Doubt:
 
 
 def _too_wide(result: CapacityResult) -> Doubt:
+    if result.overloaded_qps is not None:
+        return _gives_less(result)
     return Doubt(
         "too_wide",
         f"the interval {_interval(result)} is too wide after {result.load_s:.0f} s of load",

@@ -7,6 +7,9 @@ doubt that the server is warm, or nearly so and known how nearly; longer than a 
 it does get faster. Where a closed loop could send faster than allowed, an open loop at a gentle rate takes
 its place until the median latency is flat.
 
+Some servers give less the more they hold, and remember it. Such a one is given half as many to hold, waited
+for until it has recovered, and what it gave meanwhile is kept (``overloaded_qps``).
+
 What a cold server still has to gain corrects the rates of the windows that follow. A later look at the same
 concurrency (``look_again``) tells whether it became faster than that.
 """
@@ -27,10 +30,16 @@ from pytest_capacity.stats.steady import is_steady
 GAIN, GAIN_AGAIN = 1.06, 1.12
 """Twice as many requests in flight must bring this much throughput, or the server has enough of them; more
 while it gets faster anyway."""
+FALLS, SURE_ERRORS = 0.9, 2.0
+"""With less than this share of its throughput a server gives less at more load; known beyond so many standard
+errors."""
 MOST_LIMITS = 1.5
 """The closed loop's latency may reach this many latency limits, no more."""
 ALONE_TIMES = 2.0
 STEP_S, STEP_REQUESTS = 0.5, 12
+AGAIN_S, MOST_RECOVER_S, RECOVERED = 1.0, 5.0, 1.1
+"""A server that gave way is looked at again for so long, and waited for until it serves so much more than it
+did then and no longer gets faster."""
 HOLD_S, MOST_HOLD_S, CHECK_S = 3.0, 7.0, 2.0
 """A hold lasts so long at least, and no longer than that unless the server does get faster."""
 WARM_UP_UNTIL, GENTLE_SHARE = 0.7, 0.275
@@ -70,6 +79,8 @@ class WarmUp:
     reached_qps: float = 0.0
     concurrency: int = 1
     warmth: Warmth | None = None
+    overloaded_qps: float | None = None
+    """What it served with twice as many requests in flight, where that is less."""
 
     @property
     def cold_factor(self) -> float | None:
@@ -105,6 +116,7 @@ def closed_loop(stage: Stage, *, concurrency: int = 1) -> Warming:
         reached_qps=held.served_qps(HOLD_S) if held else climb.best_qps,
         concurrency=climb.concurrency,
         warmth=warmth,
+        overloaded_qps=_overloaded_qps(warmth, climb.concurrency),
     )
 
 
@@ -126,6 +138,12 @@ class _Climb:
         while stage.now_s < until_s:
             window = yield from _step(stage, self.concurrency)
             qps = window.served_qps()
+            if qps < FALLS * self.best_qps:
+                # A pause in so short a step looks the same, once.
+                first, window = window, (yield from _step(stage, self.concurrency, AGAIN_S))
+                qps = max(qps, window.served_qps())
+                # It held what it was sent for a while before it gave way.
+                first.tells_warmth = qps >= FALLS * self.best_qps
             self._chosen_at_qps = qps
             if self.concurrency == 1:
                 self.baseline_s = min(self.baseline_s, window.median_s())
@@ -140,9 +158,26 @@ class _Climb:
                 self.concurrency //= 2
                 self._chosen_at_qps = self.best_qps
                 return
+            if qps < FALLS * self.best_qps and self.concurrency > 1:
+                # It gives less the more it has to hold: half as many are what it is best at.
+                self.concurrency //= 2
+                self._chosen_at_qps = self.best_qps
+                yield from self._recover(window.served_qps())
+                return
             if qps < GAIN * self.best_qps or not self.may_double(qps):
                 return
             self.best_qps, self.concurrency = qps, 2 * self.concurrency
+
+    def _recover(self, overloaded_qps: float) -> Generator[Probe, Observation, None]:
+        """Wait until it serves again what it did: some remember an overload for seconds."""
+        begun_s, before_qps = self._stage.now_s, 0.0
+        while self._stage.now_s < begun_s + MOST_RECOVER_S * self._stage.scale:
+            window = yield from _step(self._stage, self.concurrency)
+            qps = window.served_qps()
+            if RECOVERED * overloaded_qps < qps < GAIN * before_qps:
+                return
+            window.tells_warmth = False
+            before_qps = qps
 
     def may_double(self, qps: float) -> bool:
         """Whether twice as many in flight would still be answered within a few latency limits.
@@ -184,12 +219,12 @@ def _steady_qps(window: Window) -> float:
     return (len(times_s) - 1) / seconds if seconds else math.inf
 
 
-def _step(stage: Stage, concurrency: int) -> Generator[Probe, Observation, Window]:
+def _step(stage: Stage, concurrency: int, least_s: float = STEP_S) -> Generator[Probe, Observation, Window]:
     """A short look at one concurrency: until enough replies have come."""
     window = stage.begin("closed", 20 * STEP_S, concurrency=concurrency)
     while not window.is_over:
         yield window.probe
-        if window.lasted_s >= STEP_S and window.sent >= STEP_REQUESTS * concurrency**0.5:
+        if window.lasted_s >= least_s and window.sent >= STEP_REQUESTS * concurrency**0.5:
             break
     return window
 
@@ -229,7 +264,7 @@ def _warmth(stage: Stage) -> Warmth:
     runs = []
     for window in stage.windows:
         concurrency = window.probe.concurrency
-        if window.probe.kind == "closed" and concurrency:
+        if window.probe.kind == "closed" and concurrency and window.tells_warmth:
             # The first so many are sent at once; from then on each tells of a reply.
             done = window.requests_before + concurrency
             runs.append(batches_of(window.served_at_s()[concurrency:], concurrency, done))
@@ -247,6 +282,15 @@ def _saturation(warmth: Warmth, concurrency: int) -> Saturation | None:
     """The throughput of the warm server at this concurrency, with its standard error."""
     found = warmth.warm_rate(concurrency)
     return Saturation(*found) if found else None
+
+
+def _overloaded_qps(warmth: Warmth, concurrency: int) -> float | None:
+    """The throughput of the warm server with twice as many requests in flight, where it is less for sure."""
+    best, overloaded = warmth.warm_rate(concurrency), warmth.warm_rate(2 * concurrency)
+    if best is None or overloaded is None:
+        return None
+    error = math.hypot(best[1], overloaded[1])
+    return overloaded[0] if overloaded[0] < FALLS * best[0] * math.exp(-SURE_ERRORS * error) else None
 
 
 @dataclass(frozen=True)

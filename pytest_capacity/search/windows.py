@@ -32,6 +32,7 @@ class Window:
         self.probe, self.start_s, self._slo = probe, start_s, slo
         self.requests_before = requests_before
         self.load_factor = 1.0
+        self.tells_warmth = True
         self.evidence = Evidence(slo.largest_limit_ms)
         self.now_s = start_s
         self.last: Observation | None = None
