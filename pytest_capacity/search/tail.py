@@ -315,10 +315,14 @@ class TailPosterior:
         return max(1.0, total / (CALM_WINDOWS + len(miss) - 2))
 
     def _log_posterior(self, points: Floats, data: _Data) -> Floats:
-        shares = np.minimum(self._form.shares(points, data.log_rate), self._cap)
-        above = np.minimum(data.above, self._cap * data.total[:, None])
-        each = above * np.log(shares) + (data.total[:, None] - above) * np.log1p(-shares)
-        total: Floats = (each / self._effect).sum(axis=(1, 2))
+        # Levels without a finite effect say nothing.
+        counts = np.isfinite(self._effect)
+        shares = np.minimum(self._form.shares(points, data.log_rate), self._cap)[:, counts]
+        seen = np.broadcast_to(data.total[:, None], counts.shape)[counts]
+        above = np.minimum(data.above, self._cap * data.total[:, None])[counts]
+        weight = 1 / self._effect[counts]
+        total: Floats = np.log(shares) @ (above * weight)
+        total += np.log1p(-shares) @ ((seen - above) * weight)
         total -= 0.5 * (((points - PRIOR) / SPREAD) ** 2).sum(axis=1)
         capacity = points[:, :1]
         total -= np.logaddexp(0.0, (capacity - data.too_high) / EDGE).sum(axis=1)

@@ -74,15 +74,15 @@ class TailForm:
         v = _V[None, None, :]
         # Beyond saturation no level is passed by fewer.
         steady = np.minimum(x, decay / decay_slope)
-        log_share = math.log(self._allowed) + slope * x + v * (decay - decay_slope * steady)
-        log_share = log_share - v * v * (curvature - bend * steady)
-        share = np.exp(np.clip(log_share, -30, 6)) + self.floors(points)[:, None, :]
-        room = 0.99 - _SATURATES
-        share = np.where(
-            share < _SATURATES, share, _SATURATES + room * (1 - np.exp((_SATURATES - share) / room))
-        )
-        shares: Floats = np.clip(np.minimum.accumulate(share, axis=2), 1e-9, 1 - 1e-9)
-        return shares
+        log_share = v * (decay - decay_slope * steady) - v * v * (curvature - bend * steady)
+        log_share += math.log(self._allowed) + slope * x
+        # Most of a decision's time goes by here: in place, and nothing is computed that is not needed.
+        share: Floats = np.exp(np.clip(log_share, -30, 6, out=log_share), out=log_share)
+        share += self.floors(points)[:, None, :]
+        room, high = 0.99 - _SATURATES, share >= _SATURATES
+        share[high] = _SATURATES + room * (1 - np.exp((_SATURATES - share[high]) / room))
+        np.minimum.accumulate(share, axis=2, out=share)
+        return np.clip(share, 1e-9, 1 - 1e-9, out=share)
 
 
 @dataclass(frozen=True)
