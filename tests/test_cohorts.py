@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from hypothesis import example, given
 from hypothesis import strategies as st
@@ -55,6 +57,16 @@ def test_a_request_older_than_the_limit_is_late_and_holds_nothing_up() -> None:
 
     assert cohorts.outcome.tolist() == [Outcome.LATE_UNANSWERED, Outcome.GOOD]
     assert cohorts.latency_s[0] == 0.75
+
+
+def test_what_the_end_of_the_load_cuts_off_is_late_where_it_is_older_than_the_limit() -> None:
+    table = planned(0.0, 0.9, limit_s=0.5)
+    cut = told([0, 1], [0.0, 0.9], [np.inf, np.inf])
+    table.update(replace(cut, outcome=np.full(2, Outcome.CANCELLED, dtype=np.uint8)), 1.0)
+
+    seen = table.between(0.0, 1.0)
+
+    assert seen.outcome.tolist() == [Outcome.LATE_UNANSWERED, Outcome.CANCELLED]
 
 
 def test_a_request_that_never_left_ages_all_the_same() -> None:

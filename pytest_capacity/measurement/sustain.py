@@ -73,10 +73,10 @@ class JudgingRun(Run):
         """What was seen so far; without a verdict where ``run`` was interrupted."""
         load = self._load
         probes = tuple(self._played())
-        evidence = next((played.samples for played in reversed(probes) if played.role == "measure"), None)
-        samples = evidence if evidence is not None and len(evidence) else None
-        if samples is None:
-            samples = probes[-1].samples if probes else empty_samples()
+        evidence = next((played for played in reversed(probes) if played.role == "measure"), None)
+        if (evidence is None or not len(evidence.samples)) and probes:
+            evidence = probes[-1]
+        samples = evidence.samples if evidence else empty_samples()
         result = self._judge.result() if probes else None
         doubts = (*self._trace_doubts(), *(result.doubts if result else ()))
         return Measured(
@@ -95,6 +95,7 @@ class JudgingRun(Run):
             target=load.target.describe(),
             started_at=self._started_at,
             samples=samples,
+            sampled_s=evidence.end_s - evidence.start_s if evidence else 0.0,
             probes=probes,
             preflight=tuple(load.preflight),
             result=result,

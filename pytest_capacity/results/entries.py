@@ -136,8 +136,8 @@ def measurement_row(measured: Measured) -> Measurement:
         "bad_share_low": result.bad_share_low if result else None,
         "bad_share_high": result.bad_share_high if result else None,
         "bounds": [_bound_row(report) for report in measured.bounds],
-        "outcomes": count_outcomes(measured.samples),
-        "status_counts": count_statuses(measured.samples),
+        "outcomes": count_outcomes(_counted(measured)),
+        "status_counts": count_statuses(_counted(measured)),
         "examples": measured.examples,
         "latency_ms": _latency(measured),
         "digest": {"unit": "ms", "count": len(latencies), "centroids": digest_of(latencies)}
@@ -163,6 +163,11 @@ def _warmup_s(measured: Measured) -> float:
     if measured.capacity:
         return measured.capacity.warmup_s
     return measured.result.warmup_s if measured.result else 0.0
+
+
+def _counted(measured: Measured) -> Samples:
+    """The requests whose fates are counted: of a search all, whatever the rate."""
+    return joined(measured.probes) if measured.kind == "search" and measured.probes else measured.samples
 
 
 def joined(probes: Iterable[PlayedProbe]) -> Samples:

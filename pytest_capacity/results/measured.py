@@ -60,7 +60,8 @@ class Measured:
     ``qps`` is the rate that is required, None for a search without a requirement; ``capacity`` is what a
     search found. ``verdict`` is None where it was interrupted. ``state`` is ``complete``, ``stopped`` (by a
     safety rule), ``interrupted`` or ``preflight`` (nothing but the preflight was sent). ``samples`` are the
-    requests that count as evidence: warm-up left out, and of a search those near the capacity. Latencies
+    requests that count as evidence, ``sampled_s`` the seconds in which they were due: warm-up left out, and
+    of a search those near the capacity. Latencies
     count from the intended send time; a failed request counts as infinitely slow. ``latencies_of`` holds
     those of each operation where there are several, ``trace`` what was replayed and how. ``secrets`` are
     values that no text or file may show.
@@ -80,16 +81,17 @@ class Measured:
     engine: str
     target: dict[str, Json]
     started_at: str
-    samples: Samples
-    probes: tuple[PlayedProbe, ...] = ()
+    samples: Samples = field(repr=False)
+    sampled_s: float = 0.0
+    probes: tuple[PlayedProbe, ...] = field(default=(), repr=False)
     preflight: tuple[PreflightReply, ...] = ()
     result: SustainResult | None = None
     capacity: CapacityResult | None = None
     doubts: tuple[Doubt, ...] = ()
     health: Health = field(default_factory=Health)
     examples: dict[str, str] = field(default_factory=dict)
-    latencies_ms: Floats = field(default_factory=lambda: np.empty(0))
-    latencies_of: Mapping[str, Floats] = field(default_factory=dict)
+    latencies_ms: Floats = field(default_factory=lambda: np.empty(0), repr=False)
+    latencies_of: Mapping[str, Floats] = field(default_factory=dict, repr=False)
     trace: Mapping[str, Json] | None = None
     secrets: tuple[str, ...] = field(default=(), repr=False)
 
@@ -195,6 +197,4 @@ class Measured:
         return self.capacity.status if self.capacity else ""
 
     def _rate(self, count: int) -> float:
-        measuring = [played for played in self.probes if played.role == "measure"]
-        span_s = sum(played.end_s - played.start_s for played in measuring)
-        return count / span_s if span_s > 0 else math.nan
+        return count / self.sampled_s if self.sampled_s > 0 else math.nan

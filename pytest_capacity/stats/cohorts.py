@@ -84,14 +84,17 @@ class RowTable:
         # What follows is due from at_s on: the column stays ascending.
         self._columns["intended_s"][part][taken_back] = at_s
 
-    def update(self, samples: Samples, now_s: float = np.inf) -> None:  # noqa: ARG002 - see TurnTable
-        """Take rows as the engine reports them; rows of a closed loop appear here first."""
+    def update(self, samples: Samples, now_s: float = -np.inf) -> None:
+        """Take rows as the engine reports them by now; rows of a closed loop appear here first."""
         if not len(samples):
             return
         self._grow(int(samples.row.max()) + 1)
         for column in fields(Samples):
             if column.name in self._columns:
                 self._columns[column.name][samples.row] = getattr(samples, column.name)
+        # What the end of the load found older than the limit is known to be late.
+        late = (samples.outcome == Outcome.CANCELLED) & (now_s - samples.intended_s > self._limit_s)
+        self._columns["outcome"][samples.row[late]] = Outcome.LATE_UNANSWERED
         self.gave_up += int(np.count_nonzero(np.isin(samples.outcome, _GAVE_UP)))
         if self._withdrawn[samples.row].any():
             self._withdrawn[samples.row] = False

@@ -108,7 +108,7 @@ class TurnTable:
         settled = self._rows["place"][samples.row] != _NONE
         self._held = _part(samples, ~settled)
         known = _part(samples, settled)
-        self._table.update(replace(known, row=self._rows["place"][known.row]))
+        self._table.update(replace(known, row=self._rows["place"][known.row]), now_s)
 
     def take_final(self, now_s: float, *, start_s: float, end_s: float = np.inf) -> Cohorts:
         """Tell, once and in order, the cohorts since ``start_s`` that have become final by now."""
