@@ -121,6 +121,57 @@ class TestWhatItFinds:
         assert found.ci_high_qps is not None
         assert found.ci_high_qps <= 400
 
+    @pytest.mark.parametrize("seed", range(3))
+    def test_a_server_that_fails_at_any_rate_has_no_capacity(self, seed: int) -> None:
+        """One request in five, whatever the rate: no rate below those tried was ever seen to hold."""
+        rng = np.random.default_rng(seed)
+        server = VirtualServer(2, lognormal, fails=lambda _now: bool(rng.random() < 0.2))
+
+        found, _ = search(seed, server)
+
+        assert found.status == "unattainable"
+        assert (found.capacity_qps, found.ci_low_qps) == (None, None)
+        doubt = found.doubts[-1]
+        assert doubt.kind == "fails_at_any_rate"
+        assert "requests failed (0.01 of them are allowed)" in doubt.text
+        assert judge_search(found, 10)[0] is Verdict.FAIL
+        assert judge_search(found, 10, ("ill_conditioned",))[0] is Verdict.FAIL
+
+    def test_a_server_that_fails_only_when_cold_has_one(self) -> None:
+        """Half the requests of the first seconds fail: at a lower rate, later, none does."""
+        rng = np.random.default_rng(0)
+        server = VirtualServer(2, lognormal, fails=lambda now: now < 6 and bool(rng.random() < 0.5))
+
+        found, _ = search(0, server)
+
+        assert found.capacity_qps == pytest.approx(CAPACITY, rel=0.2)
+
+    def test_no_rate_above_the_highest_allowed_is_told(self) -> None:
+        """Its capacity is 185/s; with a short budget 170 leaves open whether a limit was met."""
+        for seed in range(6):
+            found, drive = search(seed, budget_s=12, max_qps=170)
+
+            told = (found.capacity_qps, found.ci_low_qps, found.ci_high_qps)
+            assert max(drive.offered) <= 170
+            assert all(rate is None or rate <= 170 for rate in told)
+
+    def test_what_stopped_the_load_is_not_taken_for_a_limit(self) -> None:
+        """Every request fails from some moment on, until the load is stopped for that two seconds later."""
+        died_s = 24.1
+        controller = CapacitySearch(P99_50)
+
+        def stops(now_s: float) -> Health:
+            if now_s > died_s + 2:
+                controller.halt("every reply for 2.1 s was a server error")
+            return Health()
+
+        server = VirtualServer(2, lognormal, fails=lambda now: now > died_s)
+        found = Drive(server, 0.05, 1, stops).search(controller)
+
+        assert [doubt.kind for doubt in found.doubts] == ["stopped"]
+        assert found.load_s < died_s + 3
+        assert found.capacity_qps == pytest.approx(CAPACITY, rel=0.25)
+
     def test_a_generator_that_stays_late_is_the_limit_itself(self) -> None:
         drive = Drive(two_workers(), 0.05, health=lambda _now: Health(late_p99_s=0.01, late_max_s=0.02))
 
@@ -252,7 +303,7 @@ class TestVerdict:
             (result("no_limit_found", 500, None), 400, (), Verdict.PASS, []),
             (result("no_limit_found", 500, None), None, (), Verdict.MEASURED, []),
             (result("budget", None, None), None, (), Verdict.INCONCLUSIVE, ["nothing_found"]),
-            (result("budget", None, None), 100, (), Verdict.INCONCLUSIVE, ["undecided"]),
+            (result("budget", None, None), 100, (), Verdict.INCONCLUSIVE, ["nothing_found"]),
         ],
     )
     def test_a_search_is_judged_by_its_status_and_its_interval(

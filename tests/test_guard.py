@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import socket
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -138,6 +139,13 @@ def replies(done_s: list[float], status: int | list[int], outcome: Outcome = Out
     )
 
 
+def refused(at_s: float, *, ended: bool = False) -> Samples:
+    """A request for which there was no connection."""
+    one = replies([at_s], 0, Outcome.CONNECT)
+    never = np.array([np.nan])
+    return replace(one, sent_s=never, first_byte_s=never, done_s=one.done_s if ended else never)
+
+
 @pytest.mark.parametrize("status", [401, 403])
 def test_refused_credentials_stop_the_load_at_the_first_reply(status: int) -> None:
     rule = StopRule()
@@ -165,6 +173,28 @@ def test_nothing_but_server_errors_for_two_seconds_stops_the_load() -> None:
     assert told[21] == "every reply for 2.1 s was a server error: 22 in a row, the last with status 500"
 
 
+def test_a_server_that_takes_no_connection_for_two_seconds_stops_the_load() -> None:
+    """Engines differ in whether such a request has an end of its own; errors just before count, too."""
+    rule = StopRule()
+    assert rule.tell(replies([0.0], 200, Outcome.GOOD)) is None
+    assert rule.tell(replies([0.1], 500)) is None
+
+    told = [rule.tell(refused(0.1 * i, ended=i % 2 == 0)) for i in range(2, 24)]
+
+    assert told[:19] == [None] * 19
+    assert told[-1] == (
+        "nothing was answered for 2.2 s: 23 requests in a row, the last for want of a connection"
+    )
+
+
+def test_connections_that_are_refused_now_and_then_stop_nothing() -> None:
+    rule = StopRule()
+
+    for i in range(100):
+        outcome = refused(0.1 * i) if i % 10 else replies([0.1 * i], 200, Outcome.GOOD)
+        assert rule.tell(outcome) is None
+
+
 @pytest.mark.parametrize(
     ("done_s", "status"),
     [
@@ -185,6 +215,7 @@ def test_too_short_too_few_or_interrupted_server_errors_stop_nothing(
 def test_unfinished_requests_and_those_without_reply_stop_nothing() -> None:
     rule = StopRule()
 
-    assert rule.tell(replies(list(np.arange(0, 5, 0.1)), 0, Outcome.CONNECT)) is None
+    assert rule.tell(replies(list(np.arange(0, 5, 0.1)), 0, Outcome.TIMEOUT)) is None
+    assert rule.tell(replies(list(np.arange(5, 10, 0.1)), 0, Outcome.DISCONNECTED)) is None
     assert rule.tell(replies([math.nan] * 50, 0, Outcome.PENDING)) is None
     assert rule.tell(replies([], [])) is None

@@ -43,6 +43,9 @@ def test_capacity(capacity_search):
         Draft202012Validator(load_schema()).validate(kept)
         assert kept["verdict"] == "PASS"
         assert kept["capacity"]["status"] == "no_limit_found"
+        (measurement,) = kept["measurements"]
+        assert 0.8 * 60 < measurement["achieved_qps"] <= measurement["offered_qps"] < 1.2 * 60
+        assert sum(measurement["outcomes"].values()) == sum(row["planned"] for row in kept["probes"])
         assert all(row["rate_qps"] <= 60 for row in kept["probes"])
         assert sum(row["sent"] for row in kept["probes"]) == server.count - 1
 
@@ -108,6 +111,10 @@ class TestUsage:
             ("p99_ms=50, allow='anything'", "*allow='anything' is none of not_steady*"),
             ("p99_ms=50, budget_s=2", "*budget_s=2 is too short for a search*"),
             ("p99_ms=50, require_qps=200, max_qps=100", "*require_qps=200 is above the highest rate*"),
+            (
+                "p99_ms=50, require_qps=10, min_qps=20",
+                "*require_qps=10 is below the lowest rate*",
+            ),
             ("p99_ms=50, max_qps=50000", "*over the ceiling of 10,000*"),
             ("require_qps=10", "*an SLO needs at least one bound*"),
         ],

@@ -43,7 +43,7 @@ def add_measuring_commands(commands: Any) -> None:
     search = commands.add_parser(
         "search",
         help="how much does URL take under an SLO?",
-        description=f"Find the highest rate up to which an SLO holds, with its 90 %% interval. {CODES_HELP}",
+        description=f"Find the highest rate up to which an SLO holds, with its 90 % interval. {CODES_HELP}",
     )
     search.add_argument("--require-qps", type=float, help="pass or fail by whether the capacity reaches this")
     search.add_argument("--min-qps", type=float, help="lowest rate to try")

@@ -120,6 +120,8 @@ class Ceilings:
 
 
 REFUSED_CREDENTIALS = (401, 403)
+NO_CONNECTION = 1000
+"""Stands for a status where there was no connection to get one by."""
 HOPELESS_S = 2.0
 """A restarting worker answers 5xx for a moment; two seconds without any other reply is no moment."""
 HOPELESS_REPLIES = 20
@@ -140,20 +142,26 @@ class StopRule:
     def tell(self, samples: Samples) -> str | None:
         """Take in what is new; the reason to stop, or None to go on.
 
-        The reasons: credentials were refused, or every reply for 2 s and 20 requests was a 5xx.
+        The reasons: credentials were refused, or for 2 s and 20 requests all that came was a 5xx, or no
+        connection.
         """
-        replied = np.isfinite(samples.done_s) & (samples.status > 0) & (samples.outcome != Outcome.PENDING)
-        order = np.argsort(samples.done_s[replied], kind="stable")
-        done_s = samples.done_s[replied][order]
+        refused = samples.outcome == Outcome.CONNECT
+        replied = refused | (np.isfinite(samples.done_s) & (samples.status > 0))
+        replied &= samples.outcome != Outcome.PENDING
+        # What was never sent has no end of its own.
+        ended_s = np.where(np.isfinite(samples.done_s), samples.done_s, samples.intended_s)[replied]
+        order = np.argsort(ended_s, kind="stable")
+        done_s = ended_s[order]
         good = samples.outcome[replied][order] == Outcome.GOOD
         status = np.where(good, 200, samples.status[replied][order])
-        for refused in REFUSED_CREDENTIALS:
-            if np.any(status == refused):
-                return f"the server answered {refused}: credentials were refused or have expired"
+        for code in REFUSED_CREDENTIALS:
+            if np.any(status == code):
+                return f"the server answered {code}: credentials were refused or have expired"
+        status = np.where(refused[replied][order], NO_CONNECTION, status)
         return self._judge_streak(done_s, status)
 
     def _judge_streak(self, done_s: np.ndarray, status: np.ndarray) -> str | None:
-        others = np.flatnonzero((status < 500) | (status > 599))
+        others = np.flatnonzero(((status < 500) | (status > 599)) & (status != NO_CONNECTION))
         if len(others):
             self._streak_since_s, self._streak = None, 0
             done_s, status = done_s[others[-1] + 1 :], status[others[-1] + 1 :]
@@ -165,6 +173,11 @@ class StopRule:
         lasted_s = float(done_s[-1]) - self._streak_since_s
         if lasted_s < HOPELESS_S or self._streak < HOPELESS_REPLIES:
             return None
+        if status[-1] == NO_CONNECTION:
+            return (
+                f"nothing was answered for {lasted_s:.1f} s: {self._streak} requests in a row, the last for "
+                "want of a connection"
+            )
         return (
             f"every reply for {lasted_s:.1f} s was a server error: {self._streak} in a row, "
             f"the last with status {int(status[-1])}"

@@ -8,7 +8,7 @@ from pytest_capacity.load.guard import Ceilings, LoadRefused
 from pytest_capacity.measurement.conditions import Conditions
 from pytest_capacity.measurement.run import Run
 from pytest_capacity.measurement.traced import verdict_with
-from pytest_capacity.protocols import Samples, Target, empty_samples, join_samples
+from pytest_capacity.protocols import Target, empty_samples, join_samples
 from pytest_capacity.results.measured import Measured, PlayedProbe
 from pytest_capacity.search.capacity import CapacitySearch
 from pytest_capacity.search.found import CapacityResult
@@ -59,6 +59,11 @@ class Question:
             raise CapacityUsageError(
                 f"require_qps={self.require_qps:g} is above the highest rate to be tried, {most_qps:g}/s"
             )
+        if self.require_qps is not None and self.require_qps < (self.min_qps or 0.0):
+            raise CapacityUsageError(
+                f"require_qps={self.require_qps:g} is below the lowest rate to be tried, "
+                f"min_qps={self.min_qps:g}"
+            )
         if not 0 < self.tolerance < 1:
             raise CapacityUsageError(
                 f"tolerance={self.tolerance:g} must be a share of the capacity above 0 and below 1; "
@@ -98,7 +103,8 @@ class SearchRun(Run):
         trace_doubts = self._trace_doubts((found.capacity_qps if found else None) or 0.0)
         verdict = verdict_with(verdict, trace_doubts, question.slo.latency_bounds)
         doubts = (*trace_doubts, *doubts)
-        samples = _near(probes, found)
+        near = _near(probes, found)
+        samples = join_samples([played.samples for played in near]) if near else empty_samples()
         return Measured(
             kind="search",
             state=self._state,
@@ -115,6 +121,7 @@ class SearchRun(Run):
             target=load.target.describe(),
             started_at=self._started_at,
             samples=samples,
+            sampled_s=sum(played.end_s - played.start_s for played in near),
             probes=probes,
             preflight=tuple(load.preflight),
             capacity=found,
@@ -127,15 +134,13 @@ class SearchRun(Run):
         )
 
 
-def _near(probes: tuple[PlayedProbe, ...], found: CapacityResult | None) -> Samples:
-    """The requests sent at rates near the capacity; without any, those of the last open-loop window."""
+def _near(probes: tuple[PlayedProbe, ...], found: CapacityResult | None) -> list[PlayedProbe]:
+    """The windows at rates near the capacity; without any, the last open-loop window."""
     measured = [played for played in probes if played.role == "measure"]
-    if not measured:
-        return empty_samples()
     capacity = found.capacity_qps if found else None
     near = [
-        played.samples
+        played
         for played in measured
         if capacity and abs((played.probe.rate_qps or 0.0) / capacity - 1) <= NEAR
     ]
-    return join_samples(near) if near else measured[-1].samples
+    return near or measured[-1:]

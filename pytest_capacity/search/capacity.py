@@ -23,6 +23,8 @@ ILL_CONDITIONED = 0.15
 """Above this condition number a tenth more allowed lateness moves the capacity by more than 1.5 %."""
 LIKELY = 0.3
 """With this probability of it a capacity is called ill-conditioned: its middle should not be trusted then."""
+SPOILT_S = 3.0
+"""Longer than it takes to see that a load is to be stopped."""
 _DEFAULT_MAX_QPS = 10_000.0
 
 
@@ -90,8 +92,13 @@ class CapacitySearch:
         return False
 
     def halt(self, reason: str) -> None:
-        """End at once because the load was stopped from outside; what was found stands with a doubt."""
+        """End at once because the load was stopped from outside; what was found stands with a doubt.
+
+        What was played just before tells of what stopped it, not of a rate.
+        """
         self._stopped, self._probe = reason, None
+        for window in self._stage.windows:
+            window.void = window.now_s > self._stage.now_s - SPOILT_S
 
     def left_s(self) -> float:
         """Seconds of load that may still come."""
@@ -164,9 +171,12 @@ class CapacitySearch:
             return None, None, None
         low, middle, high = (self._hunt.beliefs.quantile(part) for part in (LOW, MIDDLE, HIGH))
         if status == "unattainable":
-            return None, None, min(high, self._min_qps or high)
+            lowest_qps = min(window.rate_qps for window in self._hunt.evidence())
+            return None, None, min(high, self._min_qps or lowest_qps)
         if status == "no_limit_found":
             return None, self._max_qps, None
+        # Asked was for the highest rate of those allowed.
+        low, middle, high = (min(rate, self._max_qps) for rate in (low, middle, high))
         return middle, low * self._kept_when_overloaded, high
 
     def _doubts(self) -> tuple[Doubt, ...]:
@@ -181,7 +191,10 @@ class CapacitySearch:
                 f"{warm_up.requests} requests of warm-up",
                 "a longer budget_s, or a server that is warm",
             )
-        return tuple(doubt for doubt in (*self._hunt.generator, stopped, unsteady, self._hunt.moved) if doubt)
+        hunt = self._hunt
+        return tuple(
+            doubt for doubt in (*hunt.generator, stopped, unsteady, hunt.moved, hunt.failing) if doubt
+        )
 
 
 def _check(**values: float | None) -> None:

@@ -26,7 +26,8 @@ class CapacityResult:
 
     ``capacity_qps`` is None where the search ended without one: below ``min_qps`` (unattainable; then
     ``ci_high_qps`` is known) or above ``max_qps`` (no_limit_found; then ``ci_low_qps`` is). ``load_s`` counts
-    all phases and never exceeds the budget; ``binding`` names the bound that limits.
+    all phases and never exceeds the budget; ``binding`` names the bound that limits. The interval ends at
+    ``max_qps``: what was asked for is the highest of the rates allowed.
     ``calm_qps`` is what the capacity would be without spikes; ``saturation_qps`` the throughput of the closed
     loop that warmed the server up, which is no capacity; ``cold_factor`` how many times longer the first
     requests took than the last. ``overloaded_qps`` is what the server gives with more requests in flight than

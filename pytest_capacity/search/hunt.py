@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from pytest_capacity.protocols import Observation, Probe
 from pytest_capacity.search.beliefs import CAREFUL, HIGH, LOW, MIDDLE, Beliefs
-from pytest_capacity.search.doubts import Doubt, generator_doubts
+from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.search.found import Status
 from pytest_capacity.search.stage import Played, Script, Stage
 from pytest_capacity.search.tail import Saturation
@@ -28,6 +28,7 @@ from pytest_capacity.search.warmup import (
     look_again,
     open_loop,
 )
+from pytest_capacity.search.weighing import fails_at_any_rate, fails_surely, is_doubted, window_doubts
 from pytest_capacity.search.windows import Window
 from pytest_capacity.slo import SLO
 from pytest_capacity.stats.intervals import share_limits
@@ -60,6 +61,8 @@ fourth on asked at where they tell most."""
 ABOVE, BELOW = 1.02, 0.97
 MOST_USE = 6.0
 """No rate is offered at which a bound is expected to use more than so many times its allowed share."""
+STEPS_DOWN, DOWN, LEAST_FAILING = 2, 0.25, 30
+"""Where already the first rate fails: how often to look at how much less, and at how many requests."""
 ENOUGH = 0.5
 """The search ends before its budget when the interval is this part of the tolerance."""
 INVALID_IN_A_ROW = 3
@@ -94,6 +97,7 @@ class Hunt:
         self.warm_up: WarmUp | None = None
         self.baseline_s = math.inf
         self.moved: Doubt | None = None
+        self.failing: Doubt | None = None
         self.generator: tuple[Doubt, ...] = ()
         self.is_refining = False
         self.is_confirmed = False
@@ -130,14 +134,12 @@ class Hunt:
             window = yield from self._open(rate, STEP_S * self._stage.scale + 10 / rate)
             if self.generator:
                 return False
-            if _is_doubted(window, self._slo):
+            if is_doubted(window, self._slo):
                 # It says nothing: the same again.
                 continue
             use = max(self._use(window), 0.0)
             if use > 1 or window.overloaded:
-                if self._range.min_qps is not None and rate <= self._range.min_qps * 1.001:
-                    return (yield from self._fails_at_min(rate))
-                return True
+                return (yield from self._meets_limit(rate, window))
             if self._low_qps == 0.0:
                 self._low_qps, self.baseline_s = rate, window.median_s()
             if rate >= self._range.max_qps:
@@ -147,6 +149,32 @@ class Hunt:
                 return True
             rate = min(self._range.max_qps, self._below_saturation(rate * _step(self._pressure(window), use)))
         return True
+
+    def _meets_limit(self, rate: float, window: Window) -> Generator[Probe, Observation, bool]:
+        """Whether it is the rate that a bound does not hold at."""
+        if self._range.min_qps is not None and rate <= self._range.min_qps * 1.001:
+            return (yield from self._fails_at_min(rate))
+        if self._low_qps == 0.0 and fails_surely(window, self._slo):
+            return (yield from self._step_down(rate))
+        return True
+
+    def _step_down(self, rate: float) -> Generator[Probe, Observation, bool]:
+        """Look at far lower rates: where a server fails as much at those, it does not fail for the rate."""
+        stage = self._stage
+        for _ in range(STEPS_DOWN):
+            rate = self._range.within(rate * DOWN)
+            seconds = STEP_S * stage.scale + LEAST_FAILING / rate
+            if seconds > stage.left_s:
+                break
+            window = yield from self._open(rate, seconds)
+            if self.generator:
+                return False
+            if not fails_surely(window, self._slo):
+                self._low_qps, self.baseline_s = rate, window.median_s()
+                return True
+        self.status = "unattainable"
+        self.failing = fails_at_any_rate(self.evidence(), self._slo)
+        return False
 
     def _below_saturation(self, rate: float) -> float:
         """No step of the ramp leads to where the server is known to saturate."""
@@ -340,7 +368,7 @@ class Hunt:
         return [
             window
             for window in self._stage.windows[self._warm_since :]
-            if window.is_evidence and window.evidence.seconds > 0 and not _is_doubted(window, self._slo)
+            if window.is_evidence and window.evidence.seconds > 0 and not is_doubted(window, self._slo)
         ]
 
     def update(self) -> None:
@@ -389,9 +417,9 @@ class Hunt:
 
     def _judge_generator(self, window: Window) -> None:
         """Three doubted windows in a row are the generator's limit, not the server's."""
-        self._invalid = self._invalid + 1 if _is_doubted(window, self._slo) else 0
+        self._invalid = self._invalid + 1 if is_doubted(window, self._slo) else 0
         if self._invalid >= INVALID_IN_A_ROW:
-            self.generator = _window_doubts(window, self._slo)
+            self.generator = window_doubts(window, self._slo)
 
 
 def _step(pressure: float, use: float) -> float:
@@ -400,21 +428,3 @@ def _step(pressure: float, use: float) -> float:
     if near < 0.25:
         return 2.0
     return 1.5 if near < 0.5 else 1.2
-
-
-def _window_doubts(window: Window, slo: SLO) -> tuple[Doubt, ...]:
-    if window.last is None:
-        return ()
-    smallest_ms = min((bound.limit_ms or 0.0 for bound in slo.latency_bounds), default=None)
-    planned, sent, breached = window.last.planned, window.last.sent, window.use_beyond(0.0) > 1
-    return generator_doubts(window.health, planned, sent, smallest_ms, breached=breached)
-
-
-def _is_doubted(window: Window, slo: SLO) -> bool:
-    """Whether the generator's own trouble can explain the window; an overload makes a generator late too."""
-    doubts = _window_doubts(window, slo)
-    if not doubts or window.overloaded:
-        return False
-    # Once for each request's own lateness and once for the queue that requests sent in a bunch make.
-    beyond = window.use_beyond(2 * window.health.late_max_s) > 1
-    return not (beyond and all("latency" in doubt.explains for doubt in doubts))

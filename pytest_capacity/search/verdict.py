@@ -92,6 +92,8 @@ def _gives_less(result: CapacityResult) -> Doubt:
 def _undecided(result: CapacityResult, require_qps: float) -> Doubt:
     if result.overloaded_qps is not None:
         return _gives_less(result)
+    if result.ci_low_qps is None and result.ci_high_qps is None:
+        return _nothing_found(result)
     below = f", or require_qps={result.ci_low_qps:.3g}" if result.ci_low_qps else ""
     return Doubt(
         "undecided",

@@ -33,6 +33,7 @@ class Window:
         self.requests_before = requests_before
         self.load_factor = 1.0
         self.tells_warmth = True
+        self.void = False
         self.evidence = Evidence(slo.largest_limit_ms)
         self.now_s = start_s
         self.last: Observation | None = None
@@ -44,7 +45,7 @@ class Window:
     @property
     def is_evidence(self) -> bool:
         """Whether the window says anything of the capacity: open loop, and settled at some time."""
-        return self.probe.kind == "open" and self.probe.settle_s < self.probe.max_s
+        return not self.void and self.probe.kind == "open" and self.probe.settle_s < self.probe.max_s
 
     @property
     def rate_qps(self) -> float:
