@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
+from pytest_capacity.traffic.contents import FORM
 from pytest_capacity.traffic.importers.http import operation
 from pytest_capacity.traffic.importers.job import Arrived, Job, from_base64
 from pytest_capacity.traffic.lines import TraceError, read_document
@@ -64,16 +65,20 @@ def _row(job: Job, request: dict[str, Any]) -> TraceRow:
     if isinstance(posted, dict):
         if posted.get("mimeType"):
             row.headers.setdefault("content-type", str(posted["mimeType"]))
-        job.put_body(row, _body(posted))
+        _put_body(job, row, posted)
     return row
 
 
-def _body(posted: dict[str, Any]) -> bytes:
+def _put_body(job: Job, row: TraceRow, posted: dict[str, Any]) -> None:
     text, params = posted.get("text"), posted.get("params")
     if isinstance(text, str) and text:
         decoded = from_base64(text) if posted.get("encoding") == "base64" else None
-        return decoded if decoded is not None else text.encode("utf-8", "backslashreplace")
-    if isinstance(params, list):
+        if decoded is None:
+            # Compressed bytes are no text: it was decompressed.
+            row.headers.pop("content-encoding", None)
+            decoded = text.encode("utf-8", "backslashreplace")
+        job.put_body(row, decoded)
+    elif isinstance(params, list):
         pairs = [(str(one.get("name")), str(one.get("value", ""))) for one in params if isinstance(one, dict)]
-        return urlencode(pairs).encode()
-    return b""
+        row.headers.pop("content-encoding", None)
+        job.put_body(row, urlencode(pairs).encode(), content_type=FORM)

@@ -295,7 +295,7 @@ class _Table:
             try:
                 body = PARSE(body)
             except (ValueError, RecursionError):
-                self._job.put_body(row, str(body).encode("utf-8", "backslashreplace"), as_json=False)
+                self._job.put_body(row, str(body).encode("utf-8", "backslashreplace"))
                 return
         self._job.put_json(row, body)
 
