@@ -21,7 +21,9 @@ from pytest_capacity.traffic.safe_bodies import BODY_LEFT_OUT, safe_body
 from pytest_capacity.traffic.times import Clock, Unit
 from pytest_capacity.traffic.trace import PARSE, TraceHeader, TraceRow, decode
 
-NO_REQUESTS = frozenset({"replayed reply", "not a server's span", "neither a request nor a reply"})
+NOT_HTTP = "not an HTTP request"
+
+NO_REQUESTS = frozenset({"replayed reply", "not a server's span", "neither a request nor a reply", NOT_HTTP})
 """Reasons to leave out what is in good order and no request."""
 
 NOT_JSON = "not JSON"
