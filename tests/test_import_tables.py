@@ -308,6 +308,8 @@ def test_literals_in_texts_are_never_evaluated(tmp_path: Path) -> None:
             {"time_col": "when", "sizes": {"a": "b"}},
             "line 1: no column 'b'; there are 'when', 'n'",
         ),
+        ("when,n,when\n1,2,3\n", {"time_col": "when"}, "line 1: 2 columns are named 'when': rename all but"),
+        ("t,n,n\n1,2,3\n", {"time_col": "t", "sizes": {"a": "n"}}, "line 1: 2 columns are named 'n'"),
         ("when,n\n1,2\nnan,3\n", {"time_col": "when"}, "line 3: the time is nan"),
         ("when,n\n1,2\n-5,3\n", {"time_col": "when"}, "line 3: the time -5 is negative"),
         ("when,n\nx,2\ny,3\n", {"time_col": "when"}, "line 2: unreadable time"),
@@ -330,6 +332,12 @@ def test_what_cannot_be_read_is_told_with_its_line_and_nothing_is_written(
         imported_text(tmp_path, text, "csv", **options)
 
     assert [path.name for path in tmp_path.iterdir()] == ["recorded"]
+
+
+def test_a_name_that_two_columns_have_harms_nothing_unless_it_is_asked_for(tmp_path: Path) -> None:
+    result = imported_text(tmp_path, "when,n,n\n1,2,3\n", "csv", time_col="when")
+
+    assert len(result.rows) == 1
 
 
 def test_one_column_of_times_is_a_table_and_so_is_any_file_with_a_column_named(tmp_path: Path) -> None:

@@ -176,6 +176,8 @@ class _Table:
             near = difflib.get_close_matches(column, self._names, 1, 0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TraceError(f"no column {column!r}{hint}; there are {_listed(self._names)}", line=1)
+        if (count := self._names.count(column)) > 1:
+            raise TraceError(f"{count} columns are named {column!r}: rename all but the one meant", line=1)
         return self._getter(column)
 
     def _clock_of(self, column: str, unit: Unit | None) -> Clock:
