@@ -240,10 +240,11 @@ def test_it_ends_by_itself_after_the_seconds_asked_for(out: Path) -> None:
 def test_a_killed_recorder_leaves_a_readable_trace(tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     with servers.healthy() as server, recording("--upstream", server.url, "--out", str(out)) as process:
+        header_bytes = out.stat().st_size
         for _ in range(20):
             process.ask()
         # Wait until something has been written, ask for more, and kill it in the middle.
-        while not out.stat().st_size:
+        while out.stat().st_size == header_bytes:
             process.ask()
         for _ in range(20):
             process.ask()
@@ -252,9 +253,17 @@ def test_a_killed_recorder_leaves_a_readable_trace(tmp_path: Path, name: str) ->
     assert len(rows_of(out)) >= 20
 
 
+def test_a_recorder_killed_before_any_request_leaves_an_empty_trace(out: Path) -> None:
+    with recording("--upstream", servers.refusing(), "--out", str(out)) as process:
+        process.end(signal.SIGKILL)
+
+    assert rows_of(out) == []
+
+
 def test_a_recording_cut_anywhere_is_readable_up_to_the_cut(out: Path, tmp_path: Path) -> None:
     with servers.healthy() as server, recording("--upstream", server.url, "--out", str(out)) as process:
-        while not out.stat().st_size:
+        header_bytes = out.stat().st_size
+        while out.stat().st_size == header_bytes:
             process.ask()
         process.end()
     data = out.read_bytes()
