@@ -136,6 +136,7 @@ def test_a_reply_that_does_not_end_is_waited_for_only_so_long(out: Path) -> None
 
     assert code == 0
     assert "recorded 1 requests" in said
+    assert rows_of(out)[0].seen["error"] == "the recorder was stopped"
 
 
 def test_a_websocket_passes_through_the_command_too(out: Path) -> None:
@@ -180,6 +181,7 @@ def test_a_second_signal_cuts_off_what_is_in_flight(out: Path) -> None:
 
     assert code == 0
     assert "recorded 1 requests" in said
+    assert rows_of(out)[0].seen["error"] == "the recorder was stopped"
     assert "Traceback" not in err
     assert "Task" not in err
 
