@@ -121,6 +121,15 @@ def _imported(tmp_path: Path, text: str) -> tuple[TraceRow, dict[str, int]]:
     return row, found.bodies_left_out
 
 
+@pytest.mark.parametrize("redacted", [True, False])
+def test_payloads_of_a_trace_that_may_hold_secrets_make_one_that_may(tmp_path: Path, redacted: bool) -> None:
+    payloads, times, out = tmp_path / "a.jsonl", tmp_path / "times.csv", tmp_path / "a.trace.jsonl"
+    payloads.write_text(f'{{"pytest_capacity_trace":1,"redacted":{json.dumps(redacted)}}}\n{{"t":0}}\n')
+    times.write_text("timestamp\n1\n")
+
+    assert compose(times, payloads, out, ImportOptions()).header.redacted is redacted
+
+
 def test_a_compressed_body_is_looked_into(tmp_path: Path) -> None:
     source, out = tmp_path / "a.gor", tmp_path / "a.trace.jsonl"
     head = b"1 abc 1700000000000000000 0\nPOST / HTTP/1.1\r\nContent-Encoding: gzip\r\n"

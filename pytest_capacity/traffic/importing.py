@@ -212,6 +212,7 @@ def _plan(spool: _Spool, times_ns: Ints, name: str, extra: dict[str, Json]) -> _
         start=iso_text(start_ns, zone=findings.zone) if start_ns >= ABSOLUTE_FROM_NS else known.start,
         source=known.source or spool.format,
         prefix_block=findings.prefix_block,
+        redacted=findings.redacted,
         extra={**known.extra, **extra, **({"warnings": all_warnings} if all_warnings else {})},
     )
     return _Plan(header, t_s, spool, warnings)

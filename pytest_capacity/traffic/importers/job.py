@@ -73,7 +73,8 @@ class Findings:
 
     ``clock`` says what the times are (``arrival`` or ``completion``), ``digits_ns`` how fine, ``sampling``
     the share of the traffic that was recorded (None: unknown). ``zone`` is what a wall clock's time is
-    written with. ``header`` is that of a native trace. ``dropped`` counts the rows left out by reason,
+    written with. ``redacted`` is False for a trace of our own that may hold secrets: its bodies are taken as
+    they are. ``header`` is that of a native trace. ``dropped`` counts the rows left out by reason,
     ``first_dropped`` tells the first line of each. ``bodies_left_out`` counts the rows that are there without
     their body, by reason. ``notes`` are for people.
     """
@@ -82,6 +83,7 @@ class Findings:
     digits_ns: int | None = None
     sampling: float | None = 1.0
     prefix_block: int | None = None
+    redacted: bool = True
     zone: str = ""
     header: TraceHeader | None = None
     dropped: Counter[str] = field(default_factory=Counter)
@@ -102,6 +104,7 @@ class Findings:
     def take_over(self, other: Findings) -> None:
         """Add what was found in a file of payloads, whose rows will be used."""
         self.prefix_block = other.prefix_block
+        self.redacted = self.redacted and other.redacted
         self.bodies_left_out.update(other.bodies_left_out)
         for reason, count in other.dropped.items():
             self.dropped[reason] += count
