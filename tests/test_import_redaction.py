@@ -130,6 +130,18 @@ def test_payloads_of_a_trace_that_may_hold_secrets_make_one_that_may(tmp_path: P
     assert compose(times, payloads, out, ImportOptions()).header.redacted is redacted
 
 
+@pytest.mark.parametrize("kind", [{}, {"mimeType": FORM}])
+def test_an_archives_parameters_are_a_form(tmp_path: Path, kind: dict[str, str]) -> None:
+    params = [{"name": "password", "value": "s3cret"}, {"name": "user", "value": "b c"}]
+    request = {"method": "POST", "url": "http://h/f", "postData": {**kind, "params": params}}
+    entry = {"startedDateTime": "2024-01-01T00:00:01Z", "request": request}
+
+    row, _ = _imported(tmp_path, json.dumps({"log": {"version": "1.2", "entries": [entry]}}))
+
+    assert row.headers == {"content-type": FORM}
+    assert body_bytes(row, tmp_path / "a.trace.jsonl") == b"user=b+c"
+
+
 def test_a_compressed_body_is_looked_into(tmp_path: Path) -> None:
     source, out = tmp_path / "a.gor", tmp_path / "a.trace.jsonl"
     head = b"1 abc 1700000000000000000 0\nPOST / HTTP/1.1\r\nContent-Encoding: gzip\r\n"

@@ -99,4 +99,5 @@ def _put_body(job: Job, row: TraceRow, posted: dict[str, Any]) -> None:
     elif isinstance(params, list):
         pairs = [(str(one.get("name")), str(one.get("value", ""))) for one in params if isinstance(one, dict)]
         row.headers.pop("content-encoding", None)
+        row.headers.setdefault("content-type", FORM)
         job.put_body(row, urlencode(pairs).encode(), content_type=FORM)
