@@ -118,6 +118,39 @@ def test_an_archive_gives_bodies_in_order_of_their_start(tmp_path: Path) -> None
     assert result.found.dropped == {"no request": 1}
 
 
+def test_what_a_browser_asked_no_server_over_http_is_no_request(tmp_path: Path) -> None:
+    asked = [
+        ("GET", "http://h/a"),
+        ("get", "HTTPS://h/b"),
+        ("GET", "data:image/png;base64,AAAA"),
+        ("GET", "blob:http://h/1234"),
+        ("GET", "chrome-extension://abc/x.js"),
+        ("GET", "ws://h/ws"),
+        ("GET", "wss://h/ws"),
+        ("CONNECT", "http://h:443"),
+    ]
+    entries = [
+        {"startedDateTime": "2009-04-16T12:07:24Z", "request": {"method": method, "url": url}}
+        for method, url in asked
+    ]
+
+    result = imported_text(tmp_path, har(*entries))
+
+    assert [(row.method, row.path) for row in result.rows] == [("GET", "/a"), ("GET", "/b")]
+    assert result.found.dropped == {"not an HTTP request": 6}
+    assert result.found.first_dropped == {"not an HTTP request": 3}
+
+
+def test_parts_without_their_bytes_make_no_body(tmp_path: Path) -> None:
+    posted = {"mimeType": "multipart/form-data; boundary=b", "params": [{"name": "a", "value": "1"}]}
+    request = {"method": "POST", "url": "http://h/f", "postData": posted}
+
+    result = imported_text(tmp_path, har({"startedDateTime": "2009-04-16T12:07:24Z", "request": request}))
+
+    assert body_bytes(result.rows[0], result.out) is None
+    assert result.found.bodies_left_out == {"it came in parts, of which the archive has no bytes": 1}
+
+
 @pytest.mark.parametrize("text", ["{}", '{"log":{"entries":7}}', "[1]", '{"log":'])
 def test_what_is_no_archive_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(TraceError, match="no HTTP archive"):

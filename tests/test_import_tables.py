@@ -183,6 +183,49 @@ def test_quoted_fields_may_hold_delimiters_newlines_and_long_bodies(tmp_path: Pa
     assert "sk-secret" not in result.out.read_text()
 
 
+ROWS = [f"{number},b" for number in range(1000)]
+
+
+@pytest.mark.parametrize(
+    ("at", "complaint"),
+    [
+        ({3: '3,"a'}, "line 5: a quote opens here and is not closed before the file ends"),
+        ({3: '3,"a', 700: '700,"b,c"'}, "line 5: a quote opens here and text follows its end, 697 lines on"),
+        ({3: '"3\n",b', 4: '4,"a'}, "line 7: a quote opens here and is not closed"),
+    ],
+)
+def test_a_stray_quote_swallows_no_rows(tmp_path: Path, at: dict[int, str], complaint: str) -> None:
+    text = "\n".join(["time,op", *(at.get(number, row) for number, row in enumerate(ROWS))])
+
+    with pytest.raises(TraceError, match=complaint):
+        imported_text(tmp_path, text, "csv", time_col="time", op_col="op")
+
+
+def test_a_quote_is_not_looked_for_forever(tmp_path: Path) -> None:
+    text = 'time,op\n1,"a\n' + "2,b\n" * 20_000
+
+    with pytest.raises(TraceError, match=r"line 2: .*not closed within 10,000 lines"):
+        imported_text(tmp_path, text, "csv", time_col="time", op_col="op")
+
+
+def test_two_stray_quotes_that_make_a_field_are_not_passed_over_in_silence(tmp_path: Path) -> None:
+    text = "\n".join(["time,op", '0,"a', *ROWS[1:50], '50,b"', *ROWS[51:]])
+
+    result = imported_text(tmp_path, text, "csv", time_col="time", op_col="op")
+
+    assert len(result.rows) == 950
+    assert "quoted fields of up to 51 lines, the longest from line 2" in result.messages
+
+
+def test_a_table_cut_within_quotes_loses_that_row_only_and_it_is_counted(tmp_path: Path) -> None:
+    text = 'time,op\n1,a\n2,b\n3,"c\n'
+
+    result = imported_text(tmp_path, text, "csv", time_col="time", op_col="op", allow_cut=True)
+
+    assert [row.op for row in result.rows] == ["a", "b"]
+    assert result.found.dropped == {"cut off within quotes": 1}
+
+
 def test_json_lines_are_mapped_by_fields_within_fields(tmp_path: Path) -> None:
     text = '{"meta":{"at":1000}}\n{"meta":{"at":1500,"user":7},"n":2}\n{"meta":null}\nnot json\n'
 
@@ -265,6 +308,8 @@ def test_literals_in_texts_are_never_evaluated(tmp_path: Path) -> None:
             {"time_col": "when", "sizes": {"a": "b"}},
             "line 1: no column 'b'; there are 'when', 'n'",
         ),
+        ("when,n,when\n1,2,3\n", {"time_col": "when"}, "line 1: 2 columns are named 'when': rename all but"),
+        ("t,n,n\n1,2,3\n", {"time_col": "t", "sizes": {"a": "n"}}, "line 1: 2 columns are named 'n'"),
         ("when,n\n1,2\nnan,3\n", {"time_col": "when"}, "line 3: the time is nan"),
         ("when,n\n1,2\n-5,3\n", {"time_col": "when"}, "line 3: the time -5 is negative"),
         ("when,n\nx,2\ny,3\n", {"time_col": "when"}, "line 2: unreadable time"),
@@ -287,6 +332,12 @@ def test_what_cannot_be_read_is_told_with_its_line_and_nothing_is_written(
         imported_text(tmp_path, text, "csv", **options)
 
     assert [path.name for path in tmp_path.iterdir()] == ["recorded"]
+
+
+def test_a_name_that_two_columns_have_harms_nothing_unless_it_is_asked_for(tmp_path: Path) -> None:
+    result = imported_text(tmp_path, "when,n,n\n1,2,3\n", "csv", time_col="when")
+
+    assert len(result.rows) == 1
 
 
 def test_one_column_of_times_is_a_table_and_so_is_any_file_with_a_column_named(tmp_path: Path) -> None:

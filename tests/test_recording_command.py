@@ -136,6 +136,7 @@ def test_a_reply_that_does_not_end_is_waited_for_only_so_long(out: Path) -> None
 
     assert code == 0
     assert "recorded 1 requests" in said
+    assert rows_of(out)[0].seen["error"] == "the recorder was stopped"
 
 
 def test_a_websocket_passes_through_the_command_too(out: Path) -> None:
@@ -180,6 +181,7 @@ def test_a_second_signal_cuts_off_what_is_in_flight(out: Path) -> None:
 
     assert code == 0
     assert "recorded 1 requests" in said
+    assert rows_of(out)[0].seen["error"] == "the recorder was stopped"
     assert "Traceback" not in err
     assert "Task" not in err
 
@@ -240,10 +242,11 @@ def test_it_ends_by_itself_after_the_seconds_asked_for(out: Path) -> None:
 def test_a_killed_recorder_leaves_a_readable_trace(tmp_path: Path, name: str) -> None:
     out = tmp_path / name
     with servers.healthy() as server, recording("--upstream", server.url, "--out", str(out)) as process:
+        header_bytes = out.stat().st_size
         for _ in range(20):
             process.ask()
         # Wait until something has been written, ask for more, and kill it in the middle.
-        while not out.stat().st_size:
+        while out.stat().st_size == header_bytes:
             process.ask()
         for _ in range(20):
             process.ask()
@@ -252,9 +255,17 @@ def test_a_killed_recorder_leaves_a_readable_trace(tmp_path: Path, name: str) ->
     assert len(rows_of(out)) >= 20
 
 
+def test_a_recorder_killed_before_any_request_leaves_an_empty_trace(out: Path) -> None:
+    with recording("--upstream", servers.refusing(), "--out", str(out)) as process:
+        process.end(signal.SIGKILL)
+
+    assert rows_of(out) == []
+
+
 def test_a_recording_cut_anywhere_is_readable_up_to_the_cut(out: Path, tmp_path: Path) -> None:
     with servers.healthy() as server, recording("--upstream", server.url, "--out", str(out)) as process:
-        while not out.stat().st_size:
+        header_bytes = out.stat().st_size
+        while out.stat().st_size == header_bytes:
             process.ask()
         process.end()
     data = out.read_bytes()

@@ -6,6 +6,7 @@ import errno
 import gzip
 import os
 import threading
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from pytest_capacity.recording.exchange import Exchange, Memory
 from pytest_capacity.recording.files import PartFile, numbered, split_suffix
 from pytest_capacity.recording.options import RecordingOptions
 from pytest_capacity.recording.ordering import ArrivalOrder
+from pytest_capacity.recording.parts import Parts
 from pytest_capacity.recording.recorder import Recorder
-from pytest_capacity.traffic.trace import bodies_directory, body_bytes
+from pytest_capacity.traffic.trace import TraceHeader, TraceRow, bodies_directory, body_bytes
 from tests.recordings import WAIT_S, header_of, rows_of
 
 JSON = ((b"Content-Type", b"application/json"),)
@@ -71,6 +73,29 @@ def test_a_recording_says_what_it_is(out: Path) -> None:
     assert (header.start or "").endswith("Z")
     assert rows_of(out) == []
     assert summary.rows == 0
+
+
+def test_a_recording_is_a_trace_from_its_beginning_on(out: Path) -> None:
+    recording = Recording(out)
+    before = header_of(out)
+    assert rows_of(out) == []
+    recording.add()
+    recording.recorder.close()
+
+    after = header_of(out)
+    assert (before.source, before.extra) == (after.source, after.extra)
+    assert (before.start or "") <= (after.start or "")
+    assert [row.t for row in rows_of(out)] == [0.0]
+
+
+def test_a_part_has_its_header_as_soon_as_it_is_there(tmp_path: Path) -> None:
+    path, began = tmp_path / "a.trace.jsonl", (0.0, datetime.now(timezone.utc))
+    parts = Parts(path, TraceHeader(), began, rotate_bytes=1, max_bytes=None, exclusive=True)
+    for arrived_s in (1.0, 2.0):
+        parts.add(arrived_s, TraceRow(0.0), None)
+
+    assert [header_of(file).extra["part"] for file in parts.files] == [1, 2]
+    parts.close()
 
 
 def test_a_file_that_is_there_is_not_written_over(out: Path) -> None:
@@ -242,9 +267,10 @@ def test_a_full_disk_leaves_whole_rows_and_is_told(out: Path, monkeypatch: pytes
     disk = FullDisk()
     monkeypatch.setattr("pytest_capacity.recording.files.os.write", disk)
     recording = Recording(out)
+    header_bytes = out.stat().st_size
     for number in range(10):
         recording.add(random_text(number))
-    while not out.stat().st_size:
+    while out.stat().st_size == header_bytes:
         threading.Event().wait(0.01)
     disk.full = True
     for number in range(20):

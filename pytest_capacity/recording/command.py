@@ -144,5 +144,6 @@ def _add_size_options(command: argparse.ArgumentParser) -> None:
         "--hold-s",
         type=float,
         default=60.0,
-        help="how long a request that goes on may hold back those after it (60)",
+        help="how long a request that goes on may hold back those after it, which a kill (not a signal to "
+        "stop) loses: rows are written in the order of arrival (60)",
     )

@@ -28,13 +28,16 @@ class PartFile:
         self.path, self.size_bytes = path, 0
         self._compressed = path.suffix == ".gz"
         _make_directory(path.parent)
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o600)
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
 
     def piece(self, lines: Sequence[str]) -> bytes:
         """Lines as they will lie in the file."""
+        return self._piece(lines, COMPRESSION)
+
+    def _piece(self, lines: Sequence[str], compression: int) -> bytes:
         # What cannot be encoded are lone surrogates, and this writes them as JSON does.
         data = "".join(f"{line}\n" for line in lines).encode("utf-8", "backslashreplace")
-        return gzip.compress(data, COMPRESSION, mtime=0) if self._compressed else data
+        return gzip.compress(data, compression, mtime=0) if self._compressed else data
 
     def append(self, piece: bytes) -> None:
         """Write a piece whole or not at all; raises OSError where it could not be written."""
@@ -45,8 +48,20 @@ class PartFile:
         except OSError:
             with contextlib.suppress(OSError):
                 os.ftruncate(self._descriptor, self.size_bytes)
+                os.lseek(self._descriptor, self.size_bytes, os.SEEK_SET)
             raise
         self.size_bytes += len(piece)
+
+    def header_piece(self, line: str) -> bytes:
+        """A line as it will lie in the file, of one length for lines of one length."""
+        return self._piece([line], 0)
+
+    def overwrite(self, piece: bytes) -> None:
+        """Put a piece in the place of the first one, which is as long; raises OSError.
+
+        Nothing is taken away first: whatever ends the process, or fills the disk, a header is there.
+        """
+        os.pwrite(self._descriptor, piece, 0)
 
     def close(self) -> None:
         """Make sure that the file lies on the disk; raises OSError where it does not. Again: nothing."""

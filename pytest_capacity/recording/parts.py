@@ -57,6 +57,7 @@ class Parts:
         self._pending_rows = self._pending_characters = 0
         self._file: PartFile
         self._open(PartFile(path) if exclusive else open_free(path, 1))
+        self._write_first_header()
 
     @property
     def total_bytes(self) -> int:
@@ -94,10 +95,9 @@ class Parts:
             return
         self._pending, self._pending_rows, self._pending_characters = [], 0, 0
         piece, fitting = _fitting(self._file.piece, lines, self._room())
-        # A part's first line is its header.
-        written = max(rows - (len(lines) - fitting), 0)
         self._file.append(piece)
-        self.rows += written
+        # The header goes out by itself: it is no row, and none is behind it.
+        self.rows += min(rows, fitting)
         if fitting < len(lines):
             raise LimitReached
 
@@ -129,14 +129,29 @@ class Parts:
         self._done_bytes += self._file.size_bytes
         self._open(file)
 
+    def _write_first_header(self) -> None:
+        """Make the file a trace before there is any arrival: nobody knows when a recorder is killed."""
+        piece, room = self._file.header_piece(self._header_line(self._began[0])), self._room()
+        if room is None or len(piece) <= room:
+            self._file.append(piece)
+
     def _start(self, arrived_s: float) -> None:
         """Write the header: the part begins at its first arrival."""
         self._start_s = arrived_s
+        line = self._header_line(arrived_s)
+        if self._file.size_bytes:
+            # The first part has one already, as long, from before its first arrival was known.
+            self._file.overwrite(self._file.header_piece(line))
+        else:
+            self._put(line)
+            self.flush()
+
+    def _header_line(self, arrived_s: float) -> str:
         began_s, began = self._began
         start = (began + timedelta(seconds=arrived_s - began_s)).isoformat(timespec="microseconds")
         extra = {**self._header.extra, "part": self._part}
         start = start.replace("+00:00", "Z")
-        self._put(header_line(replace(self._header, start=start, extra=extra)))
+        return header_line(replace(self._header, start=start, extra=extra))
 
     def _put(self, line: str) -> None:
         self._pending.append(line)

@@ -53,6 +53,7 @@ class ReverseProxy:
     ) -> None:
         self._upstream, self._recorder = upstream, recorder
         self._timeout_s, self._keep_host = timeout_s, keep_host
+        self._is_cut_off = False
         self._tunnel = Tunnel(upstream, connect_s=CONNECT_TIMEOUT_S, reply_s=timeout_s, verify_tls=verify_tls)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=UPSTREAM_IDLE_S, ssl=verify_tls),
@@ -77,6 +78,12 @@ class ReverseProxy:
             max_field_size=LARGEST_HEADER_BYTES,
         )
 
+    def cut_off(self, server: web.Server) -> None:
+        """Break the connections of the clients whose replies are on their way."""
+        self._is_cut_off = True
+        for connection in server.connections:
+            connection.force_close()
+
     async def close(self) -> None:
         """Close the connections to the upstream."""
         await self._session.close()
@@ -99,7 +106,8 @@ class ReverseProxy:
         except (asyncio.CancelledError, ClientLeft) as error:
             if exchange.done_s is None:
                 left = client.request.transport is None or isinstance(error, ClientLeft)
-                exchange.trouble = "the client left" if left else "the recorder was stopped"
+                stopped = self._is_cut_off or not left
+                exchange.trouble = "the recorder was stopped" if stopped else "the client left"
             if isinstance(error, asyncio.CancelledError):
                 raise
             return client.abort()

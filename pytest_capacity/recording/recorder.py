@@ -23,9 +23,9 @@ from pytest_capacity.recording.files import split_suffix
 from pytest_capacity.recording.options import RecordingOptions
 from pytest_capacity.recording.ordering import ArrivalOrder
 from pytest_capacity.recording.parts import LimitReached, Parts
-from pytest_capacity.recording.redaction import split_target
 from pytest_capacity.recording.rows import RowMaker
 from pytest_capacity.recording.summary import Summary
+from pytest_capacity.traffic.fields import split_target
 from pytest_capacity.traffic.trace import TraceHeader
 
 TURN_S = 0.05

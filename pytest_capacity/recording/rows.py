@@ -3,43 +3,31 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from pytest_capacity.protocols import Json
-from pytest_capacity.recording.contents import (
-    Content,
-    Document,
-    Form,
-    LeftOut,
-    Opaque,
-    part_names,
-    read_content,
-)
 from pytest_capacity.recording.exchange import Exchange
 from pytest_capacity.recording.options import RecordingOptions
-from pytest_capacity.recording.redaction import (
+from pytest_capacity.traffic.contents import Content, Document, Form, LeftOut, Opaque, read_content
+from pytest_capacity.traffic.fields import (
     FieldRules,
     Hasher,
     fits,
     parameters,
-    redact_document,
     redact_headers,
-    redact_parameters,
     redact_target,
     split_target,
     trail_of,
     values_of,
 )
 from pytest_capacity.traffic.redaction import KEPT_HEADERS
-from pytest_capacity.traffic.secrets import is_secret_name
+from pytest_capacity.traffic.safe_bodies import BODY_LEFT_OUT, safe_body
 from pytest_capacity.traffic.trace import TraceRow
 
 UNFINISHED = "it had not ended when its row was due"
 NOT_READ = "it was not read to its end"
-HIDDEN_PART = "a part of it holds a secret"
 NOT_ASKED_FOR = "bodies of this kind are not kept"
 
 
@@ -94,7 +82,7 @@ class RowMaker:
         )
         stored, left_out = self._give_body(row, content)
         if left_out:
-            row.extra["body_left_out"] = left_out
+            row.extra[BODY_LEFT_OUT] = left_out
         return Made(row, stored, left_out)
 
     def _content(self, exchange: Exchange, sent: dict[str, str]) -> Content | None:
@@ -105,10 +93,7 @@ class RowMaker:
             return LeftOut(UNFINISHED if exchange.done_s is None else NOT_READ)
         if not (data := exchange.body):
             return None
-        content_type = sent.get("content-type", "")
-        if any(is_secret_name(name) or self._rules.drops((name,)) for name in part_names(data, content_type)):
-            return LeftOut(HIDDEN_PART)
-        encoding = sent.get("content-encoding", "")
+        content_type, encoding = sent.get("content-type", ""), sent.get("content-encoding", "")
         return read_content(data, content_type, encoding, limit_bytes=self._options.max_body_bytes)
 
     def _session(self, sent: dict[str, str], content: Content | None, query: str) -> str | None:
@@ -129,35 +114,21 @@ class RowMaker:
         """Put the body into the row, or return it to be stored, or why it is left out."""
         if content is None:
             return None, None
-        if isinstance(content, LeftOut):
-            return None, content.why
+        kept = safe_body(content, self._rules, self._hasher)
+        if isinstance(kept, LeftOut):
+            return None, kept.why
         opaque = isinstance(content, Opaque)
         if self._options.bodies == "none" or (opaque and self._options.bodies == "json"):
             return None, NOT_ASKED_FOR
-        if not opaque:
-            # It is written as it was read, decompressed.
+        if not kept.encoded:
             row.headers.pop("content-encoding", None)
-        document, data = self._redacted(content)
-        if len(data) >= self._options.reference_bytes:
-            return data, None
-        if document is not None:
-            row.body = document
+        if len(kept.data) >= self._options.reference_bytes:
+            return kept.data, None
+        if kept.document is not None:
+            row.body = kept.document
         else:
-            row.body_b64 = base64.b64encode(data).decode("ascii")
+            row.body_b64 = base64.b64encode(kept.data).decode("ascii")
         return None, None
-
-    def _redacted(self, content: Document | Form | Opaque) -> tuple[Json, bytes]:
-        """The document where a row can hold it, and the bytes that say the same."""
-        if isinstance(content, Opaque):
-            return None, content.data
-        if isinstance(content, Form):
-            return None, redact_parameters(content.text, self._rules, self._hasher).encode("utf-8")
-        document = redact_document(content.value, self._rules, self._hasher)
-        try:
-            return document, _json_bytes(document, allow_nan=False)
-        except ValueError:
-            # A row is JSON proper and cannot hold NaN or infinities; the server was sent them all the same.
-            return None, _json_bytes(document, allow_nan=True)
 
 
 def has_body(sent: dict[str, str]) -> bool:
@@ -194,11 +165,6 @@ def _values(content: Content | None, query: str, rule: tuple[str, ...]) -> Itera
     if isinstance(content, Form):
         pairs += parameters(content.text)
     yield from (value for name, value in pairs if fits((name,), rule))
-
-
-def _json_bytes(document: Json, *, allow_nan: bool) -> bytes:
-    text = json.dumps(document, ensure_ascii=False, allow_nan=allow_nan, separators=(",", ":"))
-    return text.encode("utf-8", "backslashreplace")
 
 
 def _microseconds(duration_s: float) -> float:

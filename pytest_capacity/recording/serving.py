@@ -69,7 +69,11 @@ async def _serve(
     logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     server = proxy.server()
     runner = web.ServerRunner(server, shutdown_timeout=options.grace_s)
-    with _until_signalled(server) as stop:
+
+    def cut_off() -> None:
+        proxy.cut_off(server)
+
+    with _until_signalled(cut_off) as stop:
         try:
             await runner.setup()
             await web.SockSite(runner, listening, backlog=BACKLOG).start()
@@ -79,21 +83,22 @@ async def _serve(
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(stop.wait(), options.seconds)
             tell("stopping: waiting for replies in flight; once more cuts them off")
+            # Not left to aiohttp, which would wait twice as long and say that the clients left.
+            asyncio.get_running_loop().call_later(options.grace_s, cut_off)
         finally:
             await runner.cleanup()
             await proxy.close()
 
 
 @contextlib.contextmanager
-def _until_signalled(server: web.Server) -> Iterator[asyncio.Event]:
-    """An event that Ctrl-C and SIGTERM set; the second one breaks the server's connections."""
+def _until_signalled(cut_off: Callable[[], None]) -> Iterator[asyncio.Event]:
+    """An event that Ctrl-C and SIGTERM set; the second one calls ``cut_off``."""
     loop, stop = asyncio.get_running_loop(), asyncio.Event()
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def end() -> None:
         if stop.is_set():
-            for connection in server.connections:
-                connection.force_close()
+            cut_off()
         stop.set()
 
     for number in numbers:

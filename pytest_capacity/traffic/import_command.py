@@ -82,6 +82,8 @@ def _imported(found: Imported) -> tuple[dict[str, Any], list[str], list[str]]:
         "resolution_s": header.resolution_s,
         "sampling": header.sampling,
     }
+    if found.bodies_left_out:
+        document["bodies_left_out"] = found.bodies_left_out
     if "composed" in header.extra:
         document["composed"] = header.extra["composed"]
     share = "unknown share" if header.sampling is None else f"{header.sampling * 100:g} %"
@@ -93,6 +95,7 @@ def _imported(found: Imported) -> tuple[dict[str, Any], list[str], list[str]]:
         f"  dropped {count:,}: {reason}, first on line {found.first_dropped[reason]}"
         for reason, count in found.dropped.items()
     ]
+    lines += [f"  {count:,} without their body: {reason}" for reason, count in found.bodies_left_out.items()]
     notes = [f"note: {text}" for text in found.notes]
     return document, lines, [*notes, *(f"warning: {text}" for text in found.warnings)]
 

@@ -18,6 +18,7 @@ from pytest_capacity.traffic.importers.guess import IMPORTERS, TABLES, guess_for
 from pytest_capacity.traffic.importers.job import NO_REQUESTS, Arrived, Findings, ImportOptions, Job
 from pytest_capacity.traffic.lines import TraceError
 from pytest_capacity.traffic.quantised import doubts_on_times, find_resolution_ns, is_quantised
+from pytest_capacity.traffic.safe_bodies import BODY_LEFT_OUT
 from pytest_capacity.traffic.times import ABSOLUTE_FROM_NS, iso_text
 from pytest_capacity.traffic.trace import TraceHeader, TraceWriter, row_tail
 
@@ -32,6 +33,7 @@ class Imported:
     rows: int
     dropped: dict[str, int]
     first_dropped: dict[str, int]
+    bodies_left_out: dict[str, int]
     notes: tuple[str, ...]
     warnings: tuple[str, ...]
 
@@ -147,6 +149,8 @@ def _read(source: _Source, bodies: BodyStore, file: IO[bytes]) -> _Spool:
             if tail is None:
                 findings.drop("a number too large for JSON", arrived.line)
                 continue
+            if why := arrived.row.extra.get(BODY_LEFT_OUT):
+                findings.bodies_left_out[str(why)] += 1
             times_ns.append(_NO_TIME if arrived.time_ns is None else arrived.time_ns)
             latencies_ns.append(arrived.latency_ns)
             offsets.append(file.tell())
@@ -208,6 +212,7 @@ def _plan(spool: _Spool, times_ns: Ints, name: str, extra: dict[str, Json]) -> _
         start=iso_text(start_ns, zone=findings.zone) if start_ns >= ABSOLUTE_FROM_NS else known.start,
         source=known.source or spool.format,
         prefix_block=findings.prefix_block,
+        redacted=findings.redacted,
         extra={**known.extra, **extra, **({"warnings": all_warnings} if all_warnings else {})},
     )
     return _Plan(header, t_s, spool, warnings)
@@ -245,6 +250,7 @@ def _write(out: Path, plan: _Plan, tails: Iterator[str]) -> Imported:
         rows=writer.rows,
         dropped=dict(findings.dropped),
         first_dropped=findings.first_dropped,
+        bodies_left_out=dict(findings.bodies_left_out),
         notes=tuple(findings.notes),
         warnings=plan.warnings,
     )

@@ -1,12 +1,11 @@
-"""What never gets into a trace: credentials in headers, in a path's parameters and in bodies."""
+"""What never gets into a trace: credentials in headers and in a path's parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
-from pytest_capacity.traffic.secrets import is_secret_field, is_secret_name
+from pytest_capacity.traffic.secrets import is_secret_name
 
 MASK = "***"
 
@@ -34,22 +33,6 @@ def safe_path(url: str) -> str:
     if not parts.query:
         return path
     return f"{path}?{'&'.join(_safe_parameter(one) for one in parts.query.split('&'))}"
-
-
-def without_secrets(body: Any) -> Any:
-    """A JSON body with the values of fields named like credentials masked.
-
-    Names that are data as often as secrets ("key", and "token" of a word) are left: a trace without its
-    inputs is useless.
-    """
-    if isinstance(body, dict):
-        return {
-            name: MASK if is_secret_field(name, value) else without_secrets(value)
-            for name, value in body.items()
-        }
-    if isinstance(body, list):
-        return [without_secrets(one) for one in body] if body and isinstance(body[0], dict | list) else body
-    return body
 
 
 def _safe_parameter(parameter: str) -> str:

@@ -59,6 +59,8 @@ def _row(job: Job, event: dict[str, Any], key: str) -> TraceRow:
     row = TraceRow(0.0, id=key, op=name or None)
     if event.get("component") not in (None, "", "predictor"):
         row.op = f"{name} {event['component']}".strip()
+    if event.get("datacontenttype"):
+        row.headers["content-type"] = str(event["datacontenttype"])
     data = event.get("data")
     if "data_base64" in event:
         job.put_body(row, from_base64(event["data_base64"]) or b"")
@@ -69,8 +71,6 @@ def _row(job: Job, event: dict[str, Any], key: str) -> TraceRow:
         job.put_json(row, data)
     if row.body is not None:
         row.headers["content-type"] = "application/json"
-    elif event.get("datacontenttype"):
-        row.headers["content-type"] = str(event["datacontenttype"])
     if name:
         row.path = _path(str(event.get("type")), name, row.body)
     return row

@@ -60,8 +60,7 @@ def _request(job: Job, message: bytes) -> TraceRow | None:
     method, path = target
     row = TraceRow(0.0, op=operation(method, path), method=method, path=path)
     row.headers = kept_headers(parsed.headers)
-    # A compressed body is sent as it was, and is no JSON.
-    job.put_body(row, parsed.body, as_json="content-encoding" not in row.headers)
+    job.put_body(row, parsed.body)
     return row
 
 

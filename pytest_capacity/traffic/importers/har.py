@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlencode
 
+from pytest_capacity.traffic.contents import FORM
 from pytest_capacity.traffic.importers.http import operation
-from pytest_capacity.traffic.importers.job import Arrived, Job, from_base64
+from pytest_capacity.traffic.importers.job import NOT_HTTP, Arrived, Job, from_base64
 from pytest_capacity.traffic.lines import TraceError, read_document
 from pytest_capacity.traffic.redaction import kept_headers, safe_path
+from pytest_capacity.traffic.safe_bodies import BODY_LEFT_OUT
 from pytest_capacity.traffic.trace import PARSE, TraceRow
+
+PARTS_ONLY = "it came in parts, of which the archive has no bytes"
+
+_SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):", re.IGNORECASE)
 
 
 def read_har(job: Job) -> Iterator[Arrived]:
@@ -23,6 +30,9 @@ def read_har(job: Job) -> Iterator[Arrived]:
         request = entry.get("request") if isinstance(entry, dict) else None
         if not isinstance(request, dict) or not request.get("url"):
             findings.drop("no request", number)
+            continue
+        if not _is_http(request):
+            findings.drop(NOT_HTTP, number)
             continue
         time_ns = clock.read(entry.get("startedDateTime"), number)
         if time_ns is None:
@@ -53,6 +63,13 @@ def _entries(job: Job) -> list[Any]:
     return entries
 
 
+def _is_http(request: dict[str, Any]) -> bool:
+    """Whether it is what a browser asked a server over HTTP: not a websocket, an extension or inline data."""
+    scheme = _SCHEME.match(str(request["url"]).lstrip())
+    is_fetched = scheme is None or scheme[1].lower() in ("http", "https")
+    return is_fetched and str(request.get("method")).upper() != "CONNECT"
+
+
 def _row(job: Job, request: dict[str, Any]) -> TraceRow:
     method, path = str(request.get("method") or "GET").upper(), safe_path(str(request["url"]))
     row = TraceRow(0.0, op=operation(method, path), method=method, path=path)
@@ -64,16 +81,23 @@ def _row(job: Job, request: dict[str, Any]) -> TraceRow:
     if isinstance(posted, dict):
         if posted.get("mimeType"):
             row.headers.setdefault("content-type", str(posted["mimeType"]))
-        job.put_body(row, _body(posted))
+        _put_body(job, row, posted)
     return row
 
 
-def _body(posted: dict[str, Any]) -> bytes:
+def _put_body(job: Job, row: TraceRow, posted: dict[str, Any]) -> None:
     text, params = posted.get("text"), posted.get("params")
     if isinstance(text, str) and text:
         decoded = from_base64(text) if posted.get("encoding") == "base64" else None
-        return decoded if decoded is not None else text.encode("utf-8", "backslashreplace")
-    if isinstance(params, list):
+        if decoded is None:
+            # Compressed bytes are no text: it was decompressed.
+            row.headers.pop("content-encoding", None)
+            decoded = text.encode("utf-8", "backslashreplace")
+        job.put_body(row, decoded)
+    elif isinstance(params, list) and row.headers.get("content-type", "").lower().startswith("multipart/"):
+        row.extra[BODY_LEFT_OUT] = PARTS_ONLY
+    elif isinstance(params, list):
         pairs = [(str(one.get("name")), str(one.get("value", ""))) for one in params if isinstance(one, dict)]
-        return urlencode(pairs).encode()
-    return b""
+        row.headers.pop("content-encoding", None)
+        row.headers.setdefault("content-type", FORM)
+        job.put_body(row, urlencode(pairs).encode(), content_type=FORM)

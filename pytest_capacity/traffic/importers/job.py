@@ -14,18 +14,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from pytest_capacity.traffic.bodies import BodyStore
-from pytest_capacity.traffic.lines import TraceError, numbered_lines
-from pytest_capacity.traffic.redaction import without_secrets
+from pytest_capacity.traffic.contents import MOST_TIMES_LARGER, UNREADABLE, LeftOut, read_content
+from pytest_capacity.traffic.fields import FieldRules, Hasher, redact_document
+from pytest_capacity.traffic.lines import MAX_LINE_BYTES, TraceError, numbered_lines
+from pytest_capacity.traffic.safe_bodies import BODY_LEFT_OUT, safe_body
 from pytest_capacity.traffic.times import Clock, Unit
 from pytest_capacity.traffic.trace import PARSE, TraceHeader, TraceRow, decode
 
-NO_REQUESTS = frozenset({"replayed reply", "not a server's span", "neither a request nor a reply"})
+NOT_HTTP = "not an HTTP request"
+
+NO_REQUESTS = frozenset({"replayed reply", "not a server's span", "neither a request nor a reply", NOT_HTTP})
 """Reasons to leave out what is in good order and no request."""
 
 NOT_JSON = "not JSON"
 
 INLINE_BYTES = 4096
 """A body that is no JSON and larger than this lies beside the trace: once, however often it was sent."""
+
+_NAMES_ONLY = FieldRules((), ())
+"""What is left out of bodies goes by the fields' names alone."""
+
+_NO_HASHES = Hasher(b"")
 
 
 @dataclass(frozen=True)
@@ -64,18 +73,22 @@ class Findings:
 
     ``clock`` says what the times are (``arrival`` or ``completion``), ``digits_ns`` how fine, ``sampling``
     the share of the traffic that was recorded (None: unknown). ``zone`` is what a wall clock's time is
-    written with. ``header`` is that of a native trace. ``dropped`` counts the rows left out by reason,
-    ``first_dropped`` tells the first line of each. ``notes`` are for people.
+    written with. ``redacted`` is False for a trace of our own that may hold secrets: its bodies are taken as
+    they are. ``header`` is that of a native trace. ``dropped`` counts the rows left out by reason,
+    ``first_dropped`` tells the first line of each. ``bodies_left_out`` counts the rows that are there without
+    their body, by reason. ``notes`` are for people.
     """
 
     clock: str = "arrival"
     digits_ns: int | None = None
     sampling: float | None = 1.0
     prefix_block: int | None = None
+    redacted: bool = True
     zone: str = ""
     header: TraceHeader | None = None
     dropped: Counter[str] = field(default_factory=Counter)
     first_dropped: dict[str, int] = field(default_factory=dict)
+    bodies_left_out: Counter[str] = field(default_factory=Counter)
     notes: list[str] = field(default_factory=list)
 
     def drop(self, reason: str, line: int) -> None:
@@ -91,6 +104,8 @@ class Findings:
     def take_over(self, other: Findings) -> None:
         """Add what was found in a file of payloads, whose rows will be used."""
         self.prefix_block = other.prefix_block
+        self.redacted = self.redacted and other.redacted
+        self.bodies_left_out.update(other.bodies_left_out)
         for reason, count in other.dropped.items():
             self.dropped[reason] += count
             self.first_dropped.setdefault(reason, other.first_dropped[reason])
@@ -162,34 +177,42 @@ class Job:
             text.encode("utf-8", "replace"), digest_size=8, key=self.options.salt
         ).hexdigest()
 
-    def put_body(self, row: TraceRow, data: bytes, *, as_json: bool = True) -> None:
-        """Give a row its body, as JSON with secrets masked where it is some; ``size`` counts its bytes."""
+    def put_body(self, row: TraceRow, data: bytes, *, content_type: str | None = None) -> None:
+        """Give a row its body without the secrets in it, as a recording has it; ``size`` counts its bytes.
+
+        What the body is, its headers tell, unless ``content_type`` does. One that may hold secrets which
+        cannot be taken out is left out, and the row says why.
+        """
         if not data:
             return
         row.size["bytes"] = len(data)
-        if as_json and self._put_json(row, data):
+        kind = row.headers.get("content-type", "") if content_type is None else content_type
+        encoding = row.headers.get("content-encoding", "")
+        content = read_content(data, kind, encoding, limit_bytes=MAX_LINE_BYTES // MOST_TIMES_LARGER)
+        kept = safe_body(content, _NAMES_ONLY, _NO_HASHES)
+        if isinstance(kept, LeftOut):
+            row.extra[BODY_LEFT_OUT] = kept.why
             return
-        if len(data) > INLINE_BYTES:
-            row.body_ref = self.bodies.put(data)
+        if not kept.encoded:
+            row.headers.pop("content-encoding", None)
+        if kept.document is not None:
+            row.body = kept.document
+        elif len(kept.data) > INLINE_BYTES:
+            row.body_ref = self.bodies.put(kept.data)
         else:
-            row.body_b64 = base64.b64encode(data).decode("ascii")
+            row.body_b64 = base64.b64encode(kept.data).decode("ascii")
 
     def put_json(self, row: TraceRow, body: Any) -> None:
         """Give a row its JSON body; ``size`` counts the bytes of its shortest form."""
         if body is None:
             return
-        text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
-        row.size["bytes"] = len(text.encode("utf-8", "backslashreplace"))
-        row.body = without_secrets(body)
-
-    def _put_json(self, row: TraceRow, data: bytes) -> bool:
-        if data.lstrip()[:1] not in (b"{", b"["):
-            return False
         try:
-            row.body = without_secrets(PARSE(data.decode("utf-8")))
-        except (ValueError, RecursionError):
-            return False
-        return True
+            text = json.dumps(body, ensure_ascii=False, separators=(",", ":"))
+            row.body = redact_document(body, _NAMES_ONLY, _NO_HASHES)
+        except RecursionError:
+            row.extra[BODY_LEFT_OUT] = UNREADABLE
+            return
+        row.size["bytes"] = len(text.encode("utf-8", "backslashreplace"))
 
 
 Importer = Callable[[Job], Iterator[Arrived]]

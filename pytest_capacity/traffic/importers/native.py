@@ -23,7 +23,7 @@ def read_native(job: Job) -> Iterator[Arrived]:
         return
     findings.header = header = parse_header(first[1])
     findings.clock, findings.sampling = header.clock, header.sampling
-    findings.prefix_block = header.prefix_block
+    findings.prefix_block, findings.redacted = header.prefix_block, header.redacted
     clock = Clock("s")
     for number, text in lines:
         try:

@@ -26,7 +26,7 @@ def read_vegeta_targets(job: Job) -> Iterator[Arrived]:
         if body is None:
             job.findings.drop("body is not base64", line)
             continue
-        job.put_body(row, body, as_json="content-encoding" not in row.headers)
+        job.put_body(row, body)
         yield Arrived(None, row, line)
 
 

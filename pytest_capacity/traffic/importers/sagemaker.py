@@ -44,4 +44,5 @@ def _put_body(job: Job, row: TraceRow, sent: dict[str, Any]) -> None:
     elif encoding == "BASE64" and (decoded := from_base64(data)) is not None:
         job.put_body(row, decoded)
     else:
-        job.put_body(row, data.encode("utf-8", "backslashreplace"), as_json=encoding != "CSV")
+        kind = "application/json" if encoding == "JSON" else None
+        job.put_body(row, data.encode("utf-8", "backslashreplace"), content_type=kind)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import math
 import re
@@ -11,9 +10,10 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
 
+from pytest_capacity.traffic.importers.csv_records import csv_records
 from pytest_capacity.traffic.importers.job import Arrived, Job, whole
 from pytest_capacity.traffic.importers.presets import Columns, preset_for
-from pytest_capacity.traffic.lines import MAX_LINE_BYTES, TraceError
+from pytest_capacity.traffic.lines import TraceError
 from pytest_capacity.traffic.redaction import safe_path
 from pytest_capacity.traffic.times import Clock, Unit
 from pytest_capacity.traffic.trace import PARSE, TraceRow
@@ -42,7 +42,7 @@ Getter = Callable[[Record], object]
 
 def read_csv(job: Job) -> Iterator[Arrived]:
     """Rows of a CSV or TSV file with a header; columns are found by name, wherever they stand."""
-    records = _csv_records(job)
+    records = csv_records(job)
     first = next(records, None)
     if first is None:
         return
@@ -86,41 +86,6 @@ def _fields(record: dict[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, dict):
             names += _fields(value, f"{prefix}{name}.")
     return names
-
-
-def _csv_records(job: Job) -> Iterator[tuple[int, list[str]]]:
-    """Records with the number of their last line."""
-    at = 0
-
-    def texts() -> Iterator[str]:
-        nonlocal at
-        for number, text in job.lines():
-            at = number
-            yield f"{text}\n"
-
-    source = texts()
-    first = next(source, None)
-    if first is None:
-        return
-
-    def rewound() -> Iterator[str]:
-        yield first
-        yield from source
-
-    # Bodies in a column are longer than csv's own limit; ours on lines holds already.
-    limit = csv.field_size_limit(MAX_LINE_BYTES)
-    try:
-        for record in csv.reader(rewound(), delimiter=_delimiter(first)):
-            yield at, record
-    except csv.Error as error:
-        raise TraceError(f"not a table: {error}", line=at) from error
-    finally:
-        csv.field_size_limit(limit)
-
-
-def _delimiter(header: str) -> str:
-    counts = {delimiter: header.count(delimiter) for delimiter in "\t,;|"}
-    return max(counts, key=lambda delimiter: counts[delimiter])
 
 
 @dataclass(slots=True)
@@ -211,6 +176,8 @@ class _Table:
             near = difflib.get_close_matches(column, self._names, 1, 0.5)
             hint = f"; did you mean {near[0]!r}?" if near else ""
             raise TraceError(f"no column {column!r}{hint}; there are {_listed(self._names)}", line=1)
+        if (count := self._names.count(column)) > 1:
+            raise TraceError(f"{count} columns are named {column!r}: rename all but the one meant", line=1)
         return self._getter(column)
 
     def _clock_of(self, column: str, unit: Unit | None) -> Clock:
@@ -295,7 +262,7 @@ class _Table:
             try:
                 body = PARSE(body)
             except (ValueError, RecursionError):
-                self._job.put_body(row, str(body).encode("utf-8", "backslashreplace"), as_json=False)
+                self._job.put_body(row, str(body).encode("utf-8", "backslashreplace"))
                 return
         self._job.put_json(row, body)
 

@@ -146,7 +146,7 @@ def redact_parameters(encoded: str, rules: FieldRules, hasher: Hasher) -> str:
     for part in encoded.split("&"):
         name, _, value = part.partition("=")
         plain = unquote_plus(name)
-        if any(_is_hidden(unquote_plus(piece.partition("=")[0]), rules) for piece in part.split(";")):
+        if any(is_hidden(unquote_plus(piece.partition("=")[0]), rules) for piece in part.split(";")):
             continue
         hashed = rules.hashes((plain,))
         kept.append(f"{name}={quote_plus(hasher.text(unquote_plus(value)))}" if hashed else part)
@@ -170,5 +170,6 @@ def redact_headers(headers: Iterable[tuple[str, str]], keep: frozenset[str]) -> 
     return kept
 
 
-def _is_hidden(name: str, rules: FieldRules) -> bool:
+def is_hidden(name: str, rules: FieldRules) -> bool:
+    """Whether a parameter or a part of this name is left out."""
     return is_secret_name(name) or rules.drops((name,))

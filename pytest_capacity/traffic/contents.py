@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
+from codecs import BOM_UTF8
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,16 +16,23 @@ MOST_TIMES_LARGER = 32
 
 UNREADABLE: Final = "its fields cannot be read, so secrets could not be taken out"
 
-_FORM = "application/x-www-form-urlencoded"
+FORM: Final = "application/x-www-form-urlencoded"
 _WINDOWS = {"gzip": 31, "x-gzip": 31, "deflate": 47}
 _PART_NAME = re.compile(rb'name\*?="?([^";\r\n]*)', re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A JSON document; it may hold NaN, which some clients send."""
+    """A JSON document and the bytes, decompressed, that it was read from.
+
+    It may hold NaN, which some clients send, and infinities, which is what a number too large becomes. Where
+    an object names a field twice, ``repeats`` says so, and ``value`` has a list of objects of one field each
+    in its place: which of the two a server takes nobody knows.
+    """
 
     value: Json
+    data: bytes
+    repeats: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +44,10 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Opaque:
-    """Bytes that are kept as they are."""
+    """Bytes that are kept as they are; ``part_names`` are those of a multipart body's fields."""
 
     data: bytes
+    part_names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,36 +63,33 @@ Content = Document | Form | Opaque | LeftOut
 def read_content(data: bytes, content_type: str, encoding: str, *, limit_bytes: int) -> Content:
     """Read a body by its content type and encoding; ``limit_bytes`` bounds what it may be decompressed to.
 
-    A body that says it is JSON or a form and cannot be read is left out: secrets might be in it. One that
-    says nothing, or says plain text or a form as curl does, is JSON where it looks so and can be read as
-    such.
+    A body that says it has fields and cannot be read is left out: secrets might be in it. Whatever looks like
+    JSON and can be read as such is JSON, whatever it says: curl calls it a form, others plain bytes.
     """
     media = content_type.partition(";")[0].strip().lower()
-    announced = "json" in media or media == _FORM
+    in_parts = media.startswith("multipart/")
+    announced = "json" in media or media == FORM or in_parts
     try:
         plain_data = _decompressed(data, encoding, limit_bytes)
     except ValueError:
         return LeftOut(UNREADABLE) if announced else Opaque(data)
-    looks_so = plain_data.lstrip()[:1] in (b"{", b"[") and media in ("", "text/plain", _FORM)
+    if in_parts:
+        return Opaque(data, _part_names(plain_data))
+    looks_so = plain_data.removeprefix(BOM_UTF8).lstrip()[:1] in (b"{", b"[")
     if "json" in media or looks_so:
-        document = _document(plain_data)
-        if document is not None:
-            return document
-        if announced:
-            return LeftOut(UNREADABLE)
-    if media == _FORM:
-        try:
-            return Form(plain_data.decode("utf-8"))
-        except ValueError:
-            return LeftOut(UNREADABLE)
-    return Opaque(data)
+        return _document(plain_data) or (LeftOut(UNREADABLE) if announced else Opaque(data))
+    return _form(plain_data) if media == FORM else Opaque(data)
 
 
-def part_names(data: bytes, content_type: str) -> list[str]:
-    """The names of a multipart body's fields; nothing for any other body."""
-    if not content_type.lower().startswith("multipart/"):
-        return []
-    return [name.decode("utf-8", "replace") for name in _PART_NAME.findall(data)]
+def _form(data: bytes) -> Form | LeftOut:
+    try:
+        return Form(data.decode("utf-8"))
+    except ValueError:
+        return LeftOut(UNREADABLE)
+
+
+def _part_names(data: bytes) -> tuple[str, ...]:
+    return tuple(name.decode("utf-8", "replace") for name in _PART_NAME.findall(data))
 
 
 def _decompressed(data: bytes, encoding: str, limit_bytes: int) -> bytes:
@@ -104,7 +110,18 @@ def _decompressed(data: bytes, encoding: str, limit_bytes: int) -> bytes:
 
 def _document(data: bytes) -> Document | None:
     """The JSON in a body; None where it is none."""
+    repeats = False
+
+    def fields_of(pairs: list[tuple[str, Json]]) -> Json:
+        nonlocal repeats
+        fields = dict(pairs)
+        if len(fields) == len(pairs):
+            return fields
+        repeats = True
+        return [{name: value} for name, value in pairs]
+
     try:
-        return Document(json.loads(data.decode("utf-8-sig")))
+        value = json.loads(data.decode("utf-8-sig"), object_pairs_hook=fields_of)
     except (ValueError, RecursionError):
         return None
+    return Document(value, data, repeats)
