@@ -221,6 +221,19 @@ def healthy(*, delay_s: float = 0.0, tls: ssl.SSLContext | None = None) -> Serve
     return Server(behave, tls)
 
 
+def one_at_a_time(work_s: float) -> Server:
+    """Answers one request after the other, each after ``work_s``: a server that saturates early."""
+    slot = asyncio.Lock()
+
+    async def behave(_: Server, connection: Connection, __: Received) -> bool:
+        async with slot:
+            await asyncio.sleep(work_s)
+        await connection.reply()
+        return True
+
+    return Server(behave)
+
+
 def answering(status: int, body: bytes = b"{}", *headers: str, after: int = 0) -> Server:
     """Answers ``status``, where ``after`` is given only from the request after that many good replies."""
 

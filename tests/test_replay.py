@@ -155,7 +155,7 @@ async def serve_bodies(reader, writer):
 
     def test_a_search_draws_its_windows_and_its_warm_up_from_the_trace(self, project: Project) -> None:
         write_trace(Path(project.pytester.path) / "long.trace.jsonl", made_rows(60.0))
-        with servers.healthy() as server:
+        with servers.one_at_a_time(0.004) as server:
             project.write(
                 server.url,
                 """

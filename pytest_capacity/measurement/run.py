@@ -115,7 +115,10 @@ class Run(ABC):
         played = []
         for log in load.probes:
             end_s = log.end_s if log.end_s is not None else load.last_s - load.base_s
-            samples = load.table.between(load.base_s + log.start_s, load.base_s + end_s)
+            # What the last probe sent before its end had reached the engine is no other's.
+            overran = log is load.probes[-1] and log.end_s is not None
+            until_s = np.inf if overran else load.base_s + end_s
+            samples = load.table.between(load.base_s + log.start_s, until_s)
             role = role_of(log.probe)
             played.append(PlayedProbe(log.probe, role, log.start_s, end_s, samples, load.late_after_s))
         return played
