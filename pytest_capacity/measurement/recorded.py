@@ -30,7 +30,7 @@ MOST_OPERATIONS = 24
 """One request of each operation is tried before the load; the rarest are one operation together."""
 
 OTHER = "(other)"
-LOOKED_AT = 50
+LOOKED_AT = 1000
 """So many rows of an operation are looked at for one that was answered well."""
 
 IN_MEMORY_BYTES = 64 * 2**20
@@ -336,7 +336,12 @@ def first_rows(recorded: Recorded) -> Ints:
 
 def _well_answered(rows: Rows, candidates: Ints) -> int:
     for index in map(int, candidates):
-        status = rows.read(index)[0].seen.get("status")
-        if not isinstance(status, int) or 200 <= status <= 299:
+        if saw_good(rows.read(index)[0]):
             return index
     return int(candidates[0])
+
+
+def saw_good(row: TraceRow) -> bool:
+    """Whether the recording saw a request go well, or did not look."""
+    status = row.seen.get("status")
+    return not row.seen.get("error") and (not isinstance(status, int) or 200 <= status <= 299)

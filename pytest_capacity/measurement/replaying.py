@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pytest_capacity.measurement.recorded import Recorded, first_rows
+from pytest_capacity.measurement.recorded import Recorded, first_rows, saw_good
 from pytest_capacity.measurement.sources import NOTHING, Came, CannotSend, Piece
 from pytest_capacity.protocols import Encoded, Floats, Ints, LoadSession, Probe, Request, Target, Turns
 from pytest_capacity.slo import CapacityUsageError
@@ -87,7 +87,10 @@ class _Drawn:
 
 
 class Replay:
-    """Draws stretches of recorded traffic; raises CapacityUsageError for what the target cannot send."""
+    """Draws stretches of recorded traffic; raises CapacityUsageError for what the target cannot send.
+
+    ``seen_failing`` names the operations of which the recording saw no request go well.
+    """
 
     def __init__(
         self,
@@ -105,12 +108,17 @@ class Replay:
         self._seed = seed
         self._requests = RowRequests(target, recorded)
         try:
-            tried = tuple(self._requests.encode(int(row)) for row in first_rows(recorded))
+            rows = [int(row) for row in first_rows(recorded)]
+            tried = tuple(self._requests.encode(row) for row in rows)
+            failing = [not saw_good(recorded.rows.read(row)[0]) for row in rows]
         except CannotSend as error:
             raise CapacityUsageError(f"trace: {error}") from error
         finally:
             recorded.rows.close()
         self.encoded: Encoded = replace(target.encode(rng), requests=tried)
+        self.seen_failing = frozenset(
+            request.operation for request, failed in zip(tried, failing, strict=True) if failed
+        )
         names = recorded.traffic.operations
         self._number = np.array([self._number_of(name) for name in names], dtype=np.uint16)
         self.played: list[Played] = []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,14 +27,16 @@ AT_ANY_RATE = ("size ", "operations")
 """How the statistics begin that mean the same at any rate."""
 
 
-def trace_facts(source: Source) -> dict[str, Json] | None:
-    """What the record's ``trace`` holds; None where nothing recorded was sent."""
+def trace_facts(source: Source, warnings: Sequence[str] = ()) -> dict[str, Json] | None:
+    """What the record's ``trace`` holds, with these warnings first; None where nothing recorded was sent."""
     if not isinstance(source, Replay):
         return None
     evidence = [played for played in source.played if _is_evidence(played)]
     rows = [played.rows for played in source.played]
+    facts = source.recorded.facts
     return {
-        **source.recorded.facts,
+        **facts,
+        "warnings": [*warnings, *cast("list[Json]", facts["warnings"])],
         "mode": source.mode,
         "scalings": _scalings(evidence),
         **_sessions(source),
