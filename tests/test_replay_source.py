@@ -18,6 +18,8 @@ from pytest_capacity.protocols import Probe, Request
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.slo import Bound, CapacityUsageError, Verdict
 from pytest_capacity.targets.http import HttpTarget
+from pytest_capacity.traffic.calibrate_command import calibrate_file
+from pytest_capacity.traffic.trace import TraceRow
 from tests.replays import RATE_QPS, made_rows, without_bodies, write_trace
 
 URL = "http://127.0.0.1:8000/"
@@ -257,8 +259,68 @@ def test_what_was_made_ready_and_not_played_counts_as_sent_for_a_moment_only(min
 def test_a_row_without_a_body_is_named_before_any_load(tmp_path: Path) -> None:
     path = write_trace(tmp_path / "a.trace.jsonl", without_bodies(made_rows(2.0)))
 
-    with pytest.raises(CapacityUsageError, match=r"trace: a\.trace\.jsonl, line 2: POST /embed has no body"):
+    with pytest.raises(
+        CapacityUsageError,
+        match=r"trace: a\.trace\.jsonl, line 2: POST /embed has no body.*, or record bodies",
+    ):
         Played(path)
+
+
+def modelled(folder: Path, rows: list[TraceRow]) -> Path:
+    calibrate_file(write_trace(folder / "a.trace.jsonl", rows), folder / "a.yaml")
+    return folder / "a.yaml"
+
+
+def test_several_operations_of_a_model_need_a_path_each(tmp_path: Path) -> None:
+    model = modelled(tmp_path, made_rows(20.0))
+
+    with pytest.raises(CapacityUsageError, match=r"none for operations '.*', '.*': name them") as raised:
+        Played(model, body_for=lambda _: {})
+    assert "paths={'rank': '/rank', 'embed': '/embed'}" in str(raised.value) or (
+        "paths={'embed': '/embed', 'rank': '/rank'}" in str(raised.value)
+    )
+    with pytest.raises(
+        CapacityUsageError, match=r"none for operation 'embed': .*paths=\{'embed': '/embed'\}"
+    ):
+        Played(model, body_for=lambda _: {}, paths={"rank": "/rank"})
+
+
+def test_several_operations_of_a_model_may_have_one_path_where_that_is_said(tmp_path: Path) -> None:
+    model = modelled(tmp_path, made_rows(20.0))
+
+    played = Played(model, body_for=lambda _: {}, paths={"rank": "/one", "embed": "/one"})
+
+    assert {request.path for request in played.session.requests} == {"/one"}
+
+
+def test_operations_of_a_model_named_by_their_paths_need_no_others(tmp_path: Path) -> None:
+    rows = made_rows(20.0)
+    for row in rows:
+        row.op = f"POST /{row.op}"
+
+    played = Played(modelled(tmp_path, rows), body_for=lambda _: {})
+
+    assert {request.path for request in played.session.requests} == {"/rank", "/embed"}
+
+
+def test_the_only_operation_of_a_model_has_the_target_s_own_path(tmp_path: Path) -> None:
+    rows = made_rows(20.0)
+    for row in rows:
+        row.op = "rank"
+
+    played = Played(modelled(tmp_path, rows), body_for=lambda _: {})
+
+    assert [request.path for request in played.session.requests] == ["/"]
+
+
+def test_nobody_is_told_to_record_bodies_for_a_model(tmp_path: Path) -> None:
+    model = modelled(tmp_path, made_rows(20.0))
+
+    with pytest.raises(
+        CapacityUsageError, match=r"has no body .*body_for=.*holds no bodies.*paths="
+    ) as raised:
+        Played(model, paths={"rank": "/rank", "embed": "/embed"})
+    assert "pytest-capacity record" not in str(raised.value)
 
 
 def test_a_row_that_cannot_be_sent_later_is_named_when_it_falls_due(tmp_path: Path) -> None:

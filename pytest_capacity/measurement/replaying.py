@@ -13,7 +13,7 @@ from pytest_capacity.measurement.recorded import Recorded, first_rows, saw_good
 from pytest_capacity.measurement.sources import NOTHING, Came, CannotSend, Piece
 from pytest_capacity.protocols import Encoded, Floats, Ints, LoadSession, Probe, Request, Target, Turns
 from pytest_capacity.slo import CapacityUsageError
-from pytest_capacity.targets.recorded import as_replay_target
+from pytest_capacity.targets.recorded import NoBody, as_replay_target, check_model_paths
 from pytest_capacity.traffic.lines import TraceError
 from pytest_capacity.traffic.scaling import (
     Cursor,
@@ -36,6 +36,12 @@ AHEAD_REQUESTS, AHEAD_BYTES, AHEAD_S = 20_000, 64 * 2**20, 2.0
 
 ADDED_AT_ONCE = 8
 """Making room for requests keeps a sending loop from sending: so few take it a fraction of a millisecond."""
+
+OR_RECORD_THEM = ", or record bodies (pytest-capacity record)"
+MODEL_HAS_NONE = (
+    "; a workload model holds no bodies, nor paths, which paths={'rank': '/rank'} names by operation"
+)
+"""What may be done where a row has no body."""
 
 WHOLE_S = 1e-6
 """So long after its moment a request counts as sent."""
@@ -105,6 +111,9 @@ class Replay:
         self.recorded, self.mode, self.causal = recorded, mode, sessions == "causal"
         if self.causal:
             recorded.check_causal()
+        if recorded.is_model:
+            sent = np.unique(recorded.traffic.operation)
+            check_model_paths(target, [recorded.traffic.operations[number] for number in sent])
         self._seed = seed
         self._requests = RowRequests(target, recorded)
         try:
@@ -318,6 +327,9 @@ class RowRequests:
             request = self._encode(*rows.read(row))
         except TraceError as error:
             raise CannotSend(str(error)) from error
+        except NoBody as error:
+            more = MODEL_HAS_NONE if self._recorded.is_model else OR_RECORD_THEM
+            raise CannotSend(f"{rows.place(row)}: {error}{more}") from error
         except (ValueError, TypeError, OSError) as error:
             raise CannotSend(f"{rows.place(row)}: {error}") from error
         except Exception as error:
