@@ -16,7 +16,7 @@ import numpy as np
 from pytest_capacity.protocols import Floats, Ints, Json
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.slo import CapacityUsageError
-from pytest_capacity.traffic.calibrate_command import OUTSIDE
+from pytest_capacity.traffic.calibrate_command import OUTSIDE, TOO_FEW
 from pytest_capacity.traffic.columns import Recording, load_recording
 from pytest_capacity.traffic.generation import generate
 from pytest_capacity.traffic.lines import MAX_LINE_BYTES, Line, TraceError, open_bytes
@@ -298,6 +298,16 @@ def _doubts_on(workload: Workload) -> list[Doubt]:
             Doubt(
                 "workload_outside_tolerance",
                 f"the workload model is not as the recording was: {outside[0]}{more} outside tolerance",
+                "the recording itself, or a model of a longer one",
+                ("latency",),
+            )
+        )
+    too_few = next((note for note in workload.notes if note.startswith(TOO_FEW)), None)
+    if too_few is not None:
+        doubts.append(
+            Doubt(
+                "workload_not_judged",
+                f"nobody knows whether the workload model is as the recording was: {too_few}",
                 "the recording itself, or a model of a longer one",
                 ("latency",),
             )
