@@ -10,13 +10,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from pytest_capacity.load.guard import Ceilings
 from pytest_capacity.measurement.recorded import load_recorded
+from pytest_capacity.measurement.replay import ReplayRequest
 from pytest_capacity.measurement.replaying import HOLD_REQUESTS, SLACK_S, Replay
 from pytest_capacity.measurement.sources import CannotSend, Piece
 from pytest_capacity.measurement.traced import trace_facts, verdict_with
 from pytest_capacity.protocols import Probe, Request
 from pytest_capacity.search.doubts import Doubt
-from pytest_capacity.slo import Bound, CapacityUsageError, Verdict
+from pytest_capacity.slo import SLO, Bound, CapacityUsageError, Verdict
 from pytest_capacity.targets.http import HttpTarget
 from pytest_capacity.traffic.calibrate_command import calibrate_file
 from pytest_capacity.traffic.trace import TraceRow
@@ -386,3 +388,19 @@ def test_a_load_that_is_longer_than_the_recording_goes_on_where_the_warm_up_ende
     ]
     assert len(soon) > 300 * copies
     assert set(soon).isdisjoint(played.session.bodies(warm_up))
+
+
+def test_a_replay_thinned_to_hardly_enough_requests_is_refused_before_any_load(tmp_path: Path) -> None:
+    rows = [TraceRow(number / 40, op="/rank", method="GET", path="/rank") for number in range(600)]
+    alone = load_recorded(write_trace(tmp_path / "alone.trace.jsonl", rows), seed=0)
+    for number, row in enumerate(rows):
+        row.session = f"s{number // 4}"
+    together = load_recorded(write_trace(tmp_path / "together.trace.jsonl", rows), seed=0)
+    half, whole = (ReplayRequest(SLO(p99_ms=500), rate=rate) for rate in (0.5, 1.0))
+
+    with pytest.raises(CapacityUsageError, match="300 requests, give or take 24 as rows are left out by"):
+        half.plan_for(alone, "superpose", Ceilings())
+    # Of sessions it is known how many stay, of compressed time that all do.
+    assert half.plan_for(together, "superpose", Ceilings()).variance == 0
+    assert half.plan_for(alone, "compress", Ceilings()).variance == 0
+    assert whole.plan_for(alone, "superpose", Ceilings()).variance == 0
