@@ -180,6 +180,10 @@ BAD = {
     "no rows": (b'{"pytest_capacity_trace": 1}\n', "no rows"),
     "one row": (b'{"pytest_capacity_trace": 1}\n{"t": 1}\n', "two arrivals or more, at different times"),
     "one moment": (b'{"pytest_capacity_trace": 1}\n' + b'{"t": 1}\n' * 9, "at different times"),
+    "one moment of many": (
+        b'{"pytest_capacity_trace": 1, "resolution_s": 1e-6}\n' + b'{"t": 1}\n' * 99,
+        "two arrivals or more, at different times",
+    ),
     "negative": (b'{"pytest_capacity_trace": 1}\n{"t": -1}\n', "line 2: t must be"),
     "unsorted": (b'{"pytest_capacity_trace": 1}\n{"t": 2}\n{"t": 1}\n', "line 3: rows out of order"),
     "binary": (b'{"pytest_capacity_trace": 1}\n\x00\x01\n', "line 2: not text"),
