@@ -20,7 +20,7 @@ from pytest_capacity.results.measured import Measured, PlayedProbe
 from pytest_capacity.results.shapes import State
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.slo import AnySLO
-from pytest_capacity.stats.summary import late_share, latencies_ms, lateness_of
+from pytest_capacity.stats.summary import late_share, latencies_ms, lateness_of, requests_sent
 
 _ROLES = {"closed": "warm-up", "drain": "drain", "open": "measure"}
 
@@ -101,7 +101,10 @@ class Run(ABC):
 
     def _trace(self) -> dict[str, Json] | None:
         """What the record tells of recorded traffic, once some was sent."""
-        return trace_facts(self._load.source, self._load.warnings) if self._load.probes else None
+        if not self._load.probes:
+            return None
+        sent = sum(requests_sent(played.samples) for played in self._played())
+        return trace_facts(self._load.source, self._load.warnings, sent)
 
     def _trace_doubts(self, most_qps: float = np.inf) -> tuple[Doubt, ...]:
         return trace_doubts(self._load.source, self._load.trouble, most_qps) if self._load.probes else ()
