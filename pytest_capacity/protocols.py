@@ -62,11 +62,15 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One reply as a judge sees it; header names compare without case."""
+    """One reply as a judge sees it; header names compare without case.
+
+    ``to_head`` says that it answers a HEAD, and so has no body.
+    """
 
     status: int
     headers: Mapping[str, str]
     body: bytes
+    to_head: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +96,8 @@ class Judge:
     settings: Mapping[str, Json] = field(default_factory=dict)
     check: Callable[[Reply], object] | str | None = None
     by_status: bool = False
-    """A good judgement depends on nothing but the status and whether there is a body: replies that agree in
-    both need to be judged once."""
+    """A good judgement depends on nothing but the status, whether there is a body, and whether there can be
+    one: replies that agree in these need to be judged once."""
 
     def load(self) -> Callable[[Reply], Judgement]:
         """Import the function and bind its settings.

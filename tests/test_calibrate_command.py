@@ -6,11 +6,13 @@ import gzip
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pytest_capacity.cli import main
+from pytest_capacity.measurement.recorded import load_recorded
 from pytest_capacity.traffic.columns import load_recording
 from pytest_capacity.traffic.fidelity import fidelity
 from pytest_capacity.traffic.generation import generate
@@ -101,6 +103,46 @@ def test_statistics_outside_their_tolerance_make_exit_code_three(
     assert "outside their tolerance; wrote" in said
 
 
+def test_too_few_values_to_judge_by_are_no_success(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trace = tmp_path / "three.trace.jsonl"
+    with TraceWriter(trace, HEADER) as writer:
+        for at_s in (0.0, 1.0, 1.5):
+            writer.write(TraceRow(t=at_s, op="rank"))
+    model = tmp_path / "w.yaml"
+
+    assert main(["calibrate", str(trace), "--out", str(model)]) == 3
+
+    said = capsys.readouterr().out
+    assert "\n2 within their tolerances, 6 could not be judged (too few values); wrote" in said
+    assert main(["calibrate", str(trace), "--out", str(model), "--json"]) == 3
+    document = json.loads(capsys.readouterr().out)
+    assert (document["within_tolerance"], document["not_judged"]) == (False, 5)
+    (doubt,) = load_recorded(model, seed=0).doubts
+    assert doubt.kind == "workload_not_judged"
+    assert "too few values: 5 of 7 statistics could not be judged" in doubt.text
+
+
+def test_a_few_that_were_not_judged_are_told_and_no_doubt(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    trace = tmp_path / "short.trace.jsonl"
+    with TraceWriter(trace, HEADER) as writer:
+        for at_s in np.sort(rng.random(1200) * 30).tolist():
+            writer.write(TraceRow(t=at_s, op="rank"))
+    model = tmp_path / "w.yaml"
+
+    assert main(["calibrate", str(trace), "--out", str(model)]) == 0
+
+    assert "could not be judged (their notes say why); wrote" in capsys.readouterr().out
+    recorded = load_recorded(model, seed=0)
+    assert recorded.doubts == ()
+    warnings: Any = recorded.facts["warnings"]
+    assert any(note.startswith("not judged: ") and "dispersion at 60 s" in note for note in warnings)
+
+
 def test_the_same_seed_makes_the_same_file(trace: Path, tmp_path: Path) -> None:
     for name in ("a.yaml", "b.yaml"):
         main(["calibrate", str(trace), "--out", str(tmp_path / name)])
@@ -128,7 +170,8 @@ def test_a_coarse_clock_is_spread_and_told(tmp_path: Path, capsys: pytest.Captur
     ]
     workload = read_workload(tmp_path / "w.yaml")
     assert workload.tick_s == 1.0
-    assert list(workload.notes) == document["warnings"]
+    unknown = "not judged: rate: correlation of counts per 10 s, burstiness: dispersion at 60 s"
+    assert list(workload.notes) == [*document["warnings"], unknown]
 
 
 BAD = {
@@ -137,6 +180,10 @@ BAD = {
     "no rows": (b'{"pytest_capacity_trace": 1}\n', "no rows"),
     "one row": (b'{"pytest_capacity_trace": 1}\n{"t": 1}\n', "two arrivals or more, at different times"),
     "one moment": (b'{"pytest_capacity_trace": 1}\n' + b'{"t": 1}\n' * 9, "at different times"),
+    "one moment of many": (
+        b'{"pytest_capacity_trace": 1, "resolution_s": 1e-6}\n' + b'{"t": 1}\n' * 99,
+        "two arrivals or more, at different times",
+    ),
     "negative": (b'{"pytest_capacity_trace": 1}\n{"t": -1}\n', "line 2: t must be"),
     "unsorted": (b'{"pytest_capacity_trace": 1}\n{"t": 2}\n{"t": 1}\n', "line 3: rows out of order"),
     "binary": (b'{"pytest_capacity_trace": 1}\n\x00\x01\n', "line 2: not text"),

@@ -227,6 +227,22 @@ class TestOpenLoop:
         operations = dict(zip(told.row[final].tolist(), told.operation[final].tolist(), strict=True))
         assert operations == {0: 1, 1: 0, 2: 0, 3: 1}
 
+    def test_an_empty_reply_is_good_to_head_and_to_nothing_else(self) -> None:
+        head = Request("a", "HEAD", "/a")
+        with servers.answering(200, b"") as server:
+            encoded = replace(
+                encoded_for(HttpTarget(server.url)), requests=(head, replace(head, method="GET"))
+            )
+            load = Load(open_engine(encoded), encoded)
+            reply, judgement = load.session.exchange(head)
+            load.play([0.0, 0.05, 0.1, 0.15])
+            load.until_final(4).close()
+
+        assert reply is not None
+        assert (reply.to_head, judgement.outcome) == (True, Outcome.GOOD)
+        good, bad = Outcome.GOOD, Outcome.BAD_REPLY
+        assert load.final == {0: good, 1: bad, 2: good, 3: bad}
+
     def test_requests_can_be_added_while_load_runs(self) -> None:
         with servers.healthy() as server, loading(server.url + "/first") as load:
             load.session.hold(0, 1, np.zeros(1, dtype=np.int64))

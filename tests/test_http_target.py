@@ -324,6 +324,12 @@ class TestJudging:
     def test_an_empty_body_is_good_where_it_is_meant(self, target: HttpTarget, status: int) -> None:
         assert encode(target).judge.load()(reply(status, b"")).outcome is Outcome.GOOD
 
+    def test_a_reply_to_head_is_good_without_a_body_and_bad_by_its_status(self) -> None:
+        judge = encode(HttpTarget(URL)).judge.load()
+
+        assert judge(Reply(200, {}, b"", to_head=True)).outcome is Outcome.GOOD
+        assert judge(Reply(404, {}, b"", to_head=True)).outcome is Outcome.BAD_STATUS
+
     def test_a_check_of_a_module_is_named_so_that_another_process_can_import_it(self) -> None:
         judge = encode(HttpTarget(URL, check=is_scored)).judge
 

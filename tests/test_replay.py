@@ -173,6 +173,7 @@ def test_capacity(capacity_search):
         numbers = [json.loads(request.body)["number"] for request in model_requests(server)]
         assert {probe["kind"] for probe in found["probes"]} >= {"closed", "open"}
         assert found["trace"]["requests"] == pytest.approx(len(numbers), rel=0.05)
+        assert found["trace"]["requests"] == sum(probe["sent"] for probe in found["probes"])
         assert found["trace"]["distinct_rows"] == pytest.approx(len(set(numbers)), rel=0.05)
 
     def test_bodies_that_were_not_recorded_come_from_the_target_s_factory(self, project: Project) -> None:

@@ -11,7 +11,7 @@ import pytest
 from pytest_capacity.protocols import Floats, Health, Observation, Outcome, Probe
 from pytest_capacity.search.found import SustainResult
 from pytest_capacity.search.operations import Part, SideBySide, SustainOperations, parts_of
-from pytest_capacity.search.replaying import Replay, warmup_s
+from pytest_capacity.search.replaying import Replay, check_replay, warmup_s
 from pytest_capacity.slo import SLO, OperationSLOs, Verdict
 
 TICK_S = 0.25
@@ -251,6 +251,26 @@ class TestReplay:
         (doubt,) = result.doubts
         assert doubt.kind == "too_few_samples"
         assert "duration_s=" in doubt.remedy
+
+    def test_a_thinned_replay_must_be_long_enough_for_what_chance_leaves_out(self) -> None:
+        part = [Part(SLO(p99_ms=50))]
+
+        check_replay(part, 20.0, 15.0)
+        with pytest.raises(
+            ValueError, match=r"300 requests, give or take 24 as rows are .* p99 needs 299"
+        ) as raised:
+            check_replay(part, 20.0, 15.0, variance=0.5)
+        advised_s = int(str(raised.value).partition("duration_s=")[2].split(" ")[0])
+        check_replay(part, 20.0, advised_s, variance=0.5)
+
+    @pytest.mark.parametrize("variance", [0.2, 0.9])
+    def test_what_is_advised_is_enough_however_few_are_needed(self, variance: float) -> None:
+        part = [Part(SLO(error_rate=0.3))]
+        with pytest.raises(ValueError, match="duration_s=") as raised:
+            check_replay(part, 1.0, 5.0, variance=variance)
+
+        advised_s = int(str(raised.value).partition("duration_s=")[2].split(" ")[0])
+        check_replay(part, 1.0, advised_s, variance=variance)
 
     def test_an_open_question_has_a_longer_replay_as_its_remedy(self) -> None:
         slow = sometimes_slow(0.0101, 0.2)

@@ -10,14 +10,18 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from pytest_capacity.load.guard import Ceilings
 from pytest_capacity.measurement.recorded import load_recorded
+from pytest_capacity.measurement.replay import ReplayRequest
 from pytest_capacity.measurement.replaying import HOLD_REQUESTS, SLACK_S, Replay
 from pytest_capacity.measurement.sources import CannotSend, Piece
 from pytest_capacity.measurement.traced import trace_facts, verdict_with
 from pytest_capacity.protocols import Probe, Request
 from pytest_capacity.search.doubts import Doubt
-from pytest_capacity.slo import Bound, CapacityUsageError, Verdict
+from pytest_capacity.slo import SLO, Bound, CapacityUsageError, Verdict
 from pytest_capacity.targets.http import HttpTarget
+from pytest_capacity.traffic.calibrate_command import calibrate_file
+from pytest_capacity.traffic.trace import TraceRow
 from tests.replays import RATE_QPS, made_rows, without_bodies, write_trace
 
 URL = "http://127.0.0.1:8000/"
@@ -257,8 +261,68 @@ def test_what_was_made_ready_and_not_played_counts_as_sent_for_a_moment_only(min
 def test_a_row_without_a_body_is_named_before_any_load(tmp_path: Path) -> None:
     path = write_trace(tmp_path / "a.trace.jsonl", without_bodies(made_rows(2.0)))
 
-    with pytest.raises(CapacityUsageError, match=r"trace: a\.trace\.jsonl, line 2: POST /embed has no body"):
+    with pytest.raises(
+        CapacityUsageError,
+        match=r"trace: a\.trace\.jsonl, line 2: POST /embed has no body.*, or record bodies",
+    ):
         Played(path)
+
+
+def modelled(folder: Path, rows: list[TraceRow]) -> Path:
+    calibrate_file(write_trace(folder / "a.trace.jsonl", rows), folder / "a.yaml")
+    return folder / "a.yaml"
+
+
+def test_several_operations_of_a_model_need_a_path_each(tmp_path: Path) -> None:
+    model = modelled(tmp_path, made_rows(20.0))
+
+    with pytest.raises(CapacityUsageError, match=r"none for operations '.*', '.*': name them") as raised:
+        Played(model, body_for=lambda _: {})
+    assert "paths={'rank': '/rank', 'embed': '/embed'}" in str(raised.value) or (
+        "paths={'embed': '/embed', 'rank': '/rank'}" in str(raised.value)
+    )
+    with pytest.raises(
+        CapacityUsageError, match=r"none for operation 'embed': .*paths=\{'embed': '/embed'\}"
+    ):
+        Played(model, body_for=lambda _: {}, paths={"rank": "/rank"})
+
+
+def test_several_operations_of_a_model_may_have_one_path_where_that_is_said(tmp_path: Path) -> None:
+    model = modelled(tmp_path, made_rows(20.0))
+
+    played = Played(model, body_for=lambda _: {}, paths={"rank": "/one", "embed": "/one"})
+
+    assert {request.path for request in played.session.requests} == {"/one"}
+
+
+def test_operations_of_a_model_named_by_their_paths_need_no_others(tmp_path: Path) -> None:
+    rows = made_rows(20.0)
+    for row in rows:
+        row.op = f"POST /{row.op}"
+
+    played = Played(modelled(tmp_path, rows), body_for=lambda _: {})
+
+    assert {request.path for request in played.session.requests} == {"/rank", "/embed"}
+
+
+def test_the_only_operation_of_a_model_has_the_target_s_own_path(tmp_path: Path) -> None:
+    rows = made_rows(20.0)
+    for row in rows:
+        row.op = "rank"
+
+    played = Played(modelled(tmp_path, rows), body_for=lambda _: {})
+
+    assert [request.path for request in played.session.requests] == ["/"]
+
+
+def test_nobody_is_told_to_record_bodies_for_a_model(tmp_path: Path) -> None:
+    model = modelled(tmp_path, made_rows(20.0))
+
+    with pytest.raises(
+        CapacityUsageError, match=r"has no body .*body_for=.*holds no bodies.*paths="
+    ) as raised:
+        Played(model, paths={"rank": "/rank", "embed": "/embed"})
+    assert "pytest-capacity record" not in str(raised.value)
 
 
 def test_a_row_that_cannot_be_sent_later_is_named_when_it_falls_due(tmp_path: Path) -> None:
@@ -324,3 +388,19 @@ def test_a_load_that_is_longer_than_the_recording_goes_on_where_the_warm_up_ende
     ]
     assert len(soon) > 300 * copies
     assert set(soon).isdisjoint(played.session.bodies(warm_up))
+
+
+def test_a_replay_thinned_to_hardly_enough_requests_is_refused_before_any_load(tmp_path: Path) -> None:
+    rows = [TraceRow(number / 40, op="/rank", method="GET", path="/rank") for number in range(600)]
+    alone = load_recorded(write_trace(tmp_path / "alone.trace.jsonl", rows), seed=0)
+    for number, row in enumerate(rows):
+        row.session = f"s{number // 4}"
+    together = load_recorded(write_trace(tmp_path / "together.trace.jsonl", rows), seed=0)
+    half, whole = (ReplayRequest(SLO(p99_ms=500), rate=rate) for rate in (0.5, 1.0))
+
+    with pytest.raises(CapacityUsageError, match="300 requests, give or take 24 as rows are left out by"):
+        half.plan_for(alone, "superpose", Ceilings())
+    # Of sessions it is known how many stay, of compressed time that all do.
+    assert half.plan_for(together, "superpose", Ceilings()).variance == 0
+    assert half.plan_for(alone, "compress", Ceilings()).variance == 0
+    assert whole.plan_for(alone, "superpose", Ceilings()).variance == 0

@@ -66,7 +66,7 @@ def measure(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
 
     Raises CapacityUsageError, TypeError, ValueError or OSError for what cannot be measured or stored.
     """
-    from pytest_capacity.report.text import failure_text, verdict_in_words  # noqa: PLC0415
+    from pytest_capacity.report.text import failed_before, failure_text, verdict_in_words  # noqa: PLC0415
     from pytest_capacity.results.entries import TestRecord  # noqa: PLC0415
 
     slo = slo_from_arguments({name: getattr(options, name) for name in BOUNDS})
@@ -85,7 +85,8 @@ def measure(options: argparse.Namespace, out: TextIO, err: TextIO) -> int:
         progress.clear()
     document, path = record.add(measured, "command line", None, options.dir, name=f"{name}.json")
     good = measured.verdict in (Verdict.PASS, Verdict.MEASURED)
-    said = f"{verdict_in_words(document)}\n  {path}" if good else failure_text(document, artifact=str(path))
+    passed = [verdict_in_words(document), *failed_before(document), f"  {path}"]
+    said = "\n".join(passed) if good else failure_text(document, artifact=str(path))
     print(said, file=err if options.json else out)
     if options.json:
         json.dump(document, out, indent=1)

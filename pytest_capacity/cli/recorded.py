@@ -31,7 +31,8 @@ def add_calibrate_command(commands: Any) -> None:
         "calibrate",
         help="make a small, shareable model of a trace's traffic",
         description="Fit a workload model to a trace, and tell how close what it generates comes. "
-        "Exit code: 0 every statistic within its tolerance, 2 usage, 3 some outside.",
+        "Exit code: 0 no statistic is outside its tolerance, and the gaps between arrivals and half of all "
+        "statistics could be judged; 2 usage; 3 some are outside, or there were too few values to judge by.",
     )
     command.add_argument("trace", metavar="TRACE", type=Path, help="recorded traffic")
     command.add_argument("--out", required=True, metavar="WORKLOAD.yaml", type=Path, help="the model")

@@ -189,7 +189,7 @@ class HttpClient:
             flight.first_byte_s = self._now_s()
             content = await self._read(response, flight)
             flight.done_s = self._now_s()
-            return Reply(response.status, response.headers, content)
+            return Reply(response.status, response.headers, content, to_head=request.method == "HEAD")
 
     async def _read(self, response: aiohttp.ClientResponse, flight: Flight) -> bytes:
         if not self._stream:

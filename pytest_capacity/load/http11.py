@@ -270,7 +270,7 @@ class Connection(asyncio.Protocol):
             self._judge()
             self._retire()
             return
-        if self._status * 2 + (self._received > 0) in owner.good:
+        if self._looks() in owner.good:
             self._tell(_GOOD, "", None)
         else:
             self._judge()
@@ -284,6 +284,10 @@ class Connection(asyncio.Protocol):
             self._retire()
         owner.finished()
 
+    def _looks(self) -> int:
+        """All that a judgement by status depends on, as one number."""
+        return self._status * 4 + self._headless_body * 2 + (self._received > 0)
+
     def _judge(self) -> None:
         owner = self._owner
         headers = read_headers(self._head)
@@ -294,10 +298,10 @@ class Connection(asyncio.Protocol):
             reason = f"no valid HTTP reply: its content coding is broken ({error})"
             self._tell(Outcome.BAD_REPLY, reason, None)
             return
-        reply = Reply(self._status, headers, body)
+        reply = Reply(self._status, headers, body, to_head=self._headless_body)
         judgement = owner.desk.judged(reply)
         if judgement.outcome is Outcome.GOOD and owner.desk.encoded.judge.by_status:
-            owner.good.add(self._status * 2 + (self._received > 0))
+            owner.good.add(self._looks())
             if self._received:
                 owner.plain.add(self._status)
         self._tell(judgement.outcome, judgement.reason, reply)

@@ -79,6 +79,7 @@ def answer_to_document(reply: Reply | None, judgement: Judgement) -> dict[str, A
         "reason": judgement.reason,
         "status": None if reply is None else reply.status,
         "headers": [] if reply is None else list(reply.headers.items()),
+        "to_head": reply is not None and reply.to_head,
     }
 
 
@@ -88,4 +89,5 @@ def answer_from(document: Mapping[str, Any], body: bytes) -> tuple[Reply | None,
     if document["status"] is None:
         return None, judgement
     headers: CIMultiDict[str] = CIMultiDict([(name, value) for name, value in document["headers"]])
-    return Reply(document["status"], CIMultiDictProxy(headers), body), judgement
+    reply = Reply(document["status"], CIMultiDictProxy(headers), body, to_head=document["to_head"])
+    return reply, judgement

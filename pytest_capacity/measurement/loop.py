@@ -20,7 +20,7 @@ from pytest_capacity.load.guard import LoadRefused, StopRule, UnresolvedHost, ch
 from pytest_capacity.load.refresh import TargetUnavailable
 from pytest_capacity.measurement.conditions import Conditions, Controller, Progress
 from pytest_capacity.measurement.health import Healths
-from pytest_capacity.measurement.preflight import Preflight, PreflightFailed
+from pytest_capacity.measurement.preflight import STRICT, Leniency, Preflight, PreflightFailed
 from pytest_capacity.measurement.sources import NOTHING, Came, CannotSend, Piece, Source
 from pytest_capacity.measurement.tally import ProbeTally
 from pytest_capacity.measurement.waiting import heed, unless_interrupted
@@ -110,6 +110,7 @@ class LoadRun:
         largest_limit_ms: float | None,
         qps: float,
         source: Source | None = None,
+        lenient: Leniency = STRICT,
     ) -> None:
         self.target, self.conditions = target, conditions
         self.source = source or make_source(target, conditions)
@@ -124,7 +125,7 @@ class LoadRun:
         self.stopped: str | None = None
         self.trouble: str | None = None
         """Why the load could not be gone on with, where that is the fault of what was to be sent."""
-        self._preflight = Preflight(target, self.encoded, conditions.interrupted)
+        self._preflight = Preflight(target, self.encoded, conditions.interrupted, lenient)
         self._health = Healths()
         self._session: LoadSession | None = None
         self._stop_rule = StopRule()
@@ -140,6 +141,11 @@ class LoadRun:
         return self._preflight.replies
 
     @property
+    def warnings(self) -> list[str]:
+        """Which operations failed before the load without ending it."""
+        return self._preflight.warnings
+
+    @property
     def health(self) -> Health:
         """The generator's health in the last probe."""
         return self._health.now
@@ -147,7 +153,8 @@ class LoadRun:
     def __enter__(self) -> LoadRun:
         """Resolve, check what may be loaded, open the engine, and send one request of each operation.
 
-        Raises CapacityUsageError where the host is not allowed, PreflightFailed where a reply is not good.
+        Raises CapacityUsageError where the host is not allowed, PreflightFailed where a reply that matters is
+        not good.
         """
         try:
             endpoint = self._waiting(lambda: resolve(self.encoded.endpoint))

@@ -16,7 +16,7 @@ import numpy as np
 from pytest_capacity.protocols import Floats, Ints, Json
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.slo import CapacityUsageError
-from pytest_capacity.traffic.calibrate_command import OUTSIDE
+from pytest_capacity.traffic.calibrate_command import OUTSIDE, TOO_FEW
 from pytest_capacity.traffic.columns import Recording, load_recording
 from pytest_capacity.traffic.generation import generate
 from pytest_capacity.traffic.lines import MAX_LINE_BYTES, Line, TraceError, open_bytes
@@ -30,7 +30,7 @@ MOST_OPERATIONS = 24
 """One request of each operation is tried before the load; the rarest are one operation together."""
 
 OTHER = "(other)"
-LOOKED_AT = 50
+LOOKED_AT = 1000
 """So many rows of an operation are looked at for one that was answered well."""
 
 IN_MEMORY_BYTES = 64 * 2**20
@@ -302,6 +302,16 @@ def _doubts_on(workload: Workload) -> list[Doubt]:
                 ("latency",),
             )
         )
+    too_few = next((note for note in workload.notes if note.startswith(TOO_FEW)), None)
+    if too_few is not None:
+        doubts.append(
+            Doubt(
+                "workload_not_judged",
+                f"nobody knows whether the workload model is as the recording was: {too_few}",
+                "the recording itself, or a model of a longer one",
+                ("latency",),
+            )
+        )
     if any(SAMPLED in note for note in workload.notes):
         doubts.append(_sampled(None))
     return doubts
@@ -336,7 +346,12 @@ def first_rows(recorded: Recorded) -> Ints:
 
 def _well_answered(rows: Rows, candidates: Ints) -> int:
     for index in map(int, candidates):
-        status = rows.read(index)[0].seen.get("status")
-        if not isinstance(status, int) or 200 <= status <= 299:
+        if saw_good(rows.read(index)[0]):
             return index
     return int(candidates[0])
+
+
+def saw_good(row: TraceRow) -> bool:
+    """Whether the recording saw a request go well, or did not look."""
+    status = row.seen.get("status")
+    return not row.seen.get("error") and (not isinstance(status, int) or 200 <= status <= 299)

@@ -15,16 +15,21 @@ from pytest_capacity.results.shapes import Kind
 from pytest_capacity.search.operations import Part
 from pytest_capacity.search.replaying import Replay, check_replay, warmup_s
 from pytest_capacity.slo import SLO, AnySLO, CapacityUsageError
-from pytest_capacity.traffic.scaling import Mode
+from pytest_capacity.traffic.pattern import Traffic
+from pytest_capacity.traffic.scaling import Mode, scaling_for
 
 
 @dataclass(frozen=True)
 class ReplayPlan:
-    """What a replay sends: ``qps`` on average, for ``warmup_s`` at most and then for ``duration_s``."""
+    """What a replay sends: ``qps`` on average, for ``warmup_s`` at most and then for ``duration_s``.
+
+    ``variance`` is that of the number of requests over its mean, where some are left out by chance.
+    """
 
     qps: float
     duration_s: float
     warmup_s: float
+    variance: float = 0.0
 
     @property
     def most_s(self) -> float:
@@ -62,10 +67,10 @@ class ReplayRequest:
         qps = self.rate * traffic.rate_qps if self.qps is None else self.qps
         pace = qps / traffic.rate_qps if mode == "compress" else 1.0
         duration_s = traffic.cycle_s / pace if self.duration_s is None else self.duration_s
-        plan = ReplayPlan(qps, duration_s, warmup_s(duration_s))
+        plan = ReplayPlan(qps, duration_s, warmup_s(duration_s), _variance(traffic, qps, mode))
         try:
             if isinstance(self.slo, SLO):
-                check_replay([Part(self.slo)], qps, duration_s)
+                check_replay([Part(self.slo)], qps, duration_s, variance=plan.variance)
             ceilings.check(plan.qps, plan.most_requests, plan.most_s)
         except LoadRefused as error:
             hint = "; duration_s replays a part of it" if self.duration_s is None else ""
@@ -73,6 +78,13 @@ class ReplayRequest:
         except ValueError as error:
             raise CapacityUsageError(str(error)) from error
         return plan
+
+
+def _variance(traffic: Traffic, qps: float, mode: Mode) -> float:
+    """That of the number of requests over its mean: those without a session are left out one by one."""
+    scaling = scaling_for(qps / traffic.rate_qps, mode)
+    alone = float((traffic.session < 0).mean())
+    return alone * scaling.last_share * (1 - scaling.last_share) / scaling.factor
 
 
 class ReplayRun(JudgingRun):
@@ -86,7 +98,7 @@ class ReplayRun(JudgingRun):
         source = make_source(target, conditions)
         parts = judged_parts(request.slo, source)
         try:
-            self._judge = Replay(parts, plan.qps, plan.duration_s)
+            self._judge = Replay(parts, plan.qps, plan.duration_s, variance=plan.variance)
         except ValueError as error:
             raise CapacityUsageError(str(error)) from error
         super().__init__(target, request.slo, conditions, self._judge, most_qps=plan.qps, source=source)

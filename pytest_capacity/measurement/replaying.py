@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from pytest_capacity.measurement.recorded import Recorded, first_rows
+from pytest_capacity.measurement.recorded import Recorded, first_rows, saw_good
 from pytest_capacity.measurement.sources import NOTHING, Came, CannotSend, Piece
 from pytest_capacity.protocols import Encoded, Floats, Ints, LoadSession, Probe, Request, Target, Turns
 from pytest_capacity.slo import CapacityUsageError
-from pytest_capacity.targets.recorded import as_replay_target
+from pytest_capacity.targets.recorded import NoBody, as_replay_target, check_model_paths
 from pytest_capacity.traffic.lines import TraceError
 from pytest_capacity.traffic.scaling import (
     Cursor,
@@ -36,6 +36,12 @@ AHEAD_REQUESTS, AHEAD_BYTES, AHEAD_S = 20_000, 64 * 2**20, 2.0
 
 ADDED_AT_ONCE = 8
 """Making room for requests keeps a sending loop from sending: so few take it a fraction of a millisecond."""
+
+OR_RECORD_THEM = ", or record bodies (pytest-capacity record)"
+MODEL_HAS_NONE = (
+    "; a workload model holds no bodies, nor paths, which paths={'rank': '/rank'} names by operation"
+)
+"""What may be done where a row has no body."""
 
 WHOLE_S = 1e-6
 """So long after its moment a request counts as sent."""
@@ -87,7 +93,10 @@ class _Drawn:
 
 
 class Replay:
-    """Draws stretches of recorded traffic; raises CapacityUsageError for what the target cannot send."""
+    """Draws stretches of recorded traffic; raises CapacityUsageError for what the target cannot send.
+
+    ``seen_failing`` names the operations of which the recording saw no request go well.
+    """
 
     def __init__(
         self,
@@ -102,15 +111,23 @@ class Replay:
         self.recorded, self.mode, self.causal = recorded, mode, sessions == "causal"
         if self.causal:
             recorded.check_causal()
+        if recorded.is_model:
+            sent = np.unique(recorded.traffic.operation)
+            check_model_paths(target, [recorded.traffic.operations[number] for number in sent])
         self._seed = seed
         self._requests = RowRequests(target, recorded)
         try:
-            tried = tuple(self._requests.encode(int(row)) for row in first_rows(recorded))
+            rows = [int(row) for row in first_rows(recorded)]
+            tried = tuple(self._requests.encode(row) for row in rows)
+            failing = [not saw_good(recorded.rows.read(row)[0]) for row in rows]
         except CannotSend as error:
             raise CapacityUsageError(f"trace: {error}") from error
         finally:
             recorded.rows.close()
         self.encoded: Encoded = replace(target.encode(rng), requests=tried)
+        self.seen_failing = frozenset(
+            request.operation for request, failed in zip(tried, failing, strict=True) if failed
+        )
         names = recorded.traffic.operations
         self._number = np.array([self._number_of(name) for name in names], dtype=np.uint16)
         self.played: list[Played] = []
@@ -310,6 +327,9 @@ class RowRequests:
             request = self._encode(*rows.read(row))
         except TraceError as error:
             raise CannotSend(str(error)) from error
+        except NoBody as error:
+            more = MODEL_HAS_NONE if self._recorded.is_model else OR_RECORD_THEM
+            raise CannotSend(f"{rows.place(row)}: {error}{more}") from error
         except (ValueError, TypeError, OSError) as error:
             raise CannotSend(f"{rows.place(row)}: {error}") from error
         except Exception as error:

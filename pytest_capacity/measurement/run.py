@@ -10,8 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_capacity.measurement.conditions import Conditions, Controller
-from pytest_capacity.measurement.loop import LATE_BY, LoadRun, sigterm_interrupts
-from pytest_capacity.measurement.preflight import PreflightFailed
+from pytest_capacity.measurement.loop import LATE_BY, LoadRun, make_source, sigterm_interrupts
+from pytest_capacity.measurement.preflight import STRICT, Leniency, PreflightFailed, leniency
+from pytest_capacity.measurement.replaying import Replay
 from pytest_capacity.measurement.sources import Source
 from pytest_capacity.measurement.traced import trace_doubts, trace_facts
 from pytest_capacity.protocols import Floats, Health, Json, Probe, Samples, Target
@@ -19,7 +20,7 @@ from pytest_capacity.results.measured import Measured, PlayedProbe
 from pytest_capacity.results.shapes import State
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.slo import AnySLO
-from pytest_capacity.stats.summary import late_share, latencies_ms, lateness_of
+from pytest_capacity.stats.summary import late_share, latencies_ms, lateness_of, requests_sent
 
 _ROLES = {"closed": "warm-up", "drain": "drain", "open": "measure"}
 
@@ -40,8 +41,14 @@ class Run(ABC):
         self.conditions = conditions
         self._controller = controller
         self._started_at = datetime.now(timezone.utc).isoformat(timespec="milliseconds")
+        source = source or make_source(target, conditions)
         self._load = LoadRun(
-            target, conditions, largest_limit_ms=slo.largest_limit_ms, qps=most_qps, source=source
+            target,
+            conditions,
+            largest_limit_ms=slo.largest_limit_ms,
+            qps=most_qps,
+            source=source,
+            lenient=_leniency(slo, source),
         )
         self._state: State = "interrupted"
         self._message = ""
@@ -94,7 +101,10 @@ class Run(ABC):
 
     def _trace(self) -> dict[str, Json] | None:
         """What the record tells of recorded traffic, once some was sent."""
-        return trace_facts(self._load.source) if self._load.probes else None
+        if not self._load.probes:
+            return None
+        sent = sum(requests_sent(played.samples) for played in self._played())
+        return trace_facts(self._load.source, self._load.warnings, sent)
 
     def _trace_doubts(self, most_qps: float = np.inf) -> tuple[Doubt, ...]:
         return trace_doubts(self._load.source, self._load.trouble, most_qps) if self._load.probes else ()
@@ -122,6 +132,14 @@ class Run(ABC):
             role = role_of(log.probe)
             played.append(PlayedProbe(log.probe, role, log.start_s, end_s, samples, load.late_after_s))
         return played
+
+
+def _leniency(slo: AnySLO, source: Source) -> Leniency:
+    """Recorded requests may be such as never go well; a target's own are meant to."""
+    if not isinstance(source, Replay):
+        return STRICT
+    shares = dict(zip(source.encoded.operations, source.shares, strict=True))
+    return leniency(slo, shares, source.seen_failing)
 
 
 def rows_of(samples: Samples, chosen: npt.NDArray[np.bool_]) -> Samples:

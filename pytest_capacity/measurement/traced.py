@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,18 +27,26 @@ AT_ANY_RATE = ("size ", "operations")
 """How the statistics begin that mean the same at any rate."""
 
 
-def trace_facts(source: Source) -> dict[str, Json] | None:
-    """What the record's ``trace`` holds; None where nothing recorded was sent."""
+def trace_facts(
+    source: Source, warnings: Sequence[str] = (), sent: int | None = None
+) -> dict[str, Json] | None:
+    """What the record's ``trace`` holds, with these warnings first; None where nothing recorded was sent.
+
+    ``sent`` requests left. Where that is not known they are those that were to leave until the load loop
+    looked whether their probe had ended: some more leave while it ends, and a few may be kept back.
+    """
     if not isinstance(source, Replay):
         return None
     evidence = [played for played in source.played if _is_evidence(played)]
     rows = [played.rows for played in source.played]
+    facts = source.recorded.facts
     return {
-        **source.recorded.facts,
+        **facts,
+        "warnings": [*warnings, *cast("list[Json]", facts["warnings"])],
         "mode": source.mode,
         "scalings": _scalings(evidence),
         **_sessions(source),
-        "requests": sum(played.requests for played in source.played),
+        "requests": sum(played.requests for played in source.played) if sent is None else sent,
         "distinct_rows": len(np.unique(np.concatenate(rows))) if rows else 0,
         "loops": sum(played.loops for played in source.played),
         "rows_seen_share": _mean_share((played.rows_seen, len(played.rows)) for played in evidence),

@@ -21,7 +21,14 @@ from pytest_capacity.report.words import (
 from pytest_capacity.results.shapes import BoundRow, DoubtRow, Measurement, Record, Trace
 from pytest_capacity.results.summary import deciding, found_text, headline_of
 
-__all__ = ["failure_text", "plan_line", "progress_line", "summary_table", "verdict_in_words"]
+__all__ = [
+    "failed_before",
+    "failure_text",
+    "plan_line",
+    "progress_line",
+    "summary_table",
+    "verdict_in_words",
+]
 
 _PROGRESS_COLUMNS = 80
 _NOTES_SHOWN = 3
@@ -43,6 +50,7 @@ def failure_text(record: Record, artifact: str | None = None) -> str:
         lines += _bounds(measurement)
         lines += _load(record, measurement)
         lines += _replayed(record["trace"])
+        lines += failed_before(record)
         lines += _examples(measurement)
     if record["verdict"] == "FAIL":
         for doubt in record["doubts"]:
@@ -58,6 +66,18 @@ def verdict_in_words(record: Record) -> str:
     if verdict is None:
         return f"INTERRUPTED  {one_line(headline_of(record)).removeprefix('interrupted ')}"
     return f"{verdict}  {one_line(_why_passed(record) if verdict == 'PASS' else headline_of(record))}"
+
+
+def failed_before(record: Record) -> list[str]:
+    """Lines that name the operations which failed before a load that was sent all the same."""
+    measurement = deciding(record)
+    failed = [row["text"] for row in measurement["preflight"] if row["text"]] if measurement else []
+    lines: list[str] = []
+    for text in failed[:_NOTES_SHOWN]:
+        lines += wrapped(f"before the load: {text}", first="  ", later="    ")
+    if len(failed) > _NOTES_SHOWN:
+        lines.append(f"  and so failed {len(failed) - _NOTES_SHOWN} more operations")
+    return lines
 
 
 def progress_line(

@@ -31,7 +31,7 @@ from pytest_capacity.results.store import make_artifact_directory, store_record,
 from pytest_capacity.slo import Verdict
 from pytest_capacity.stats.digest import digest_of
 from pytest_capacity.stats.series import series_of
-from pytest_capacity.stats.summary import count_outcomes, count_statuses
+from pytest_capacity.stats.summary import count_outcomes, count_statuses, requests_sent
 
 _WORST_FIRST = (Verdict.FAIL, Verdict.INCONCLUSIVE, None, Verdict.PASS, Verdict.MEASURED)
 
@@ -264,7 +264,7 @@ def _probe_rows(measurement: int, probes: Iterable[PlayedProbe]) -> Iterable[Pro
             "end_s": played.end_s,
             "settle_s": min(probe.settle_s, played.end_s - played.start_s),
             "planned": len(samples),
-            "sent": int((~np.isnan(samples.sent_s)).sum()),
+            "sent": requests_sent(samples),
             "bad": int((failed | late | (samples.done_s - samples.intended_s > played.late_after_s)).sum()),
             "failed": int(failed.sum()),
         }

@@ -14,7 +14,7 @@ from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.search.found import CapacityResult, SustainResult
 from pytest_capacity.slo import AnySLO, Breach, Verdict
 from pytest_capacity.stats.intervals import quantile_limits
-from pytest_capacity.stats.summary import failed_share
+from pytest_capacity.stats.summary import failed_share, requests_sent
 
 
 @dataclass(frozen=True)
@@ -164,7 +164,7 @@ class Measured:
     @property
     def requests(self) -> int:
         """Requests sent under load, warm-up included."""
-        return sum(int((~np.isnan(played.samples.sent_s)).sum()) for played in self.probes)
+        return sum(requests_sent(played.samples) for played in self.probes)
 
     @property
     def offered_qps(self) -> float:

@@ -29,11 +29,15 @@ BURST = 1.5
 class Replay(SideBySide):
     """Decide whether the SLO holds over ``duration_s`` of traffic with a mean rate of ``qps``.
 
+    ``variance`` is that of the number of requests, over its mean, where some are left out by chance.
+
     Raises ValueError where not even spotless replies to that many requests could pass any part's bounds.
     """
 
-    def __init__(self, parts: Sequence[Part], qps: float, duration_s: float) -> None:
-        check_replay(parts, qps, duration_s)
+    def __init__(
+        self, parts: Sequence[Part], qps: float, duration_s: float, *, variance: float = 0.0
+    ) -> None:
+        check_replay(parts, qps, duration_s, variance=variance)
         self.duration_s = duration_s
         self._next_glance_s = GLANCE_S
         super().__init__(
@@ -73,17 +77,33 @@ def warmup_s(duration_s: float) -> float:
     return min(WARMUP_MAX_S, max(WARMUP_MIN_S, WARMUP_SHARE * duration_s))
 
 
-def check_replay(parts: Sequence[Part], qps: float, duration_s: float) -> None:
-    """Raises ValueError, with what to do, where so much traffic can decide about no part."""
-    needed = {
-        part: smallest_sample(strictest_share(part), ALPHA) / part.share for part in parts if part.share
-    }
-    part, least = min(needed.items(), key=lambda pair: pair[1])
+def check_replay(parts: Sequence[Part], qps: float, duration_s: float, *, variance: float = 0.0) -> None:
+    """Raises ValueError, with what to do, where so much traffic can decide about no part.
+
+    Where the number of requests has a ``variance`` (over its mean), it has to be enough even if it falls
+    short by two deviations.
+    """
+    needed = {part: _enough(_least(part), variance) / part.share for part in parts if part.share}
+    part, enough = min(needed.items(), key=lambda pair: pair[1])
     requests = qps * duration_s
-    if least > requests:
+    if enough > requests:
         strictest = min(part.slo.bounds, key=lambda bound: bound.allowed_share)
+        short = 2 * math.sqrt(variance * requests)
+        by_chance = f", give or take {short:.0f} as rows are left out by chance," if variance else ","
+        least = _least(part) / part.share
         raise ValueError(
-            f"no verdict can be reached: {duration_s:.4g} s at {qps:.4g}/s are {requests:.0f} requests, and "
-            f"{strictest.label} needs {least:.0f}. Use duration_s={math.ceil(1.2 * least / qps)} or more "
-            "(the recording loops), or a longer recording"
+            f"no verdict can be reached: {duration_s:.4g} s at {qps:.4g}/s are {requests:.0f} requests"
+            f"{by_chance} and {strictest.label} needs {least:.0f}. Use "
+            f"duration_s={math.ceil(max(1.2 * least, enough) / qps)} or more (the recording loops), or a "
+            "longer recording"
         )
+
+
+def _least(part: Part) -> int:
+    """So few of a part's requests can pass its strictest bound."""
+    return smallest_sample(strictest_share(part), ALPHA)
+
+
+def _enough(least: int, variance: float) -> float:
+    """The mean number n that is the least even short of two deviations: n - 2 sqrt(n variance) = least."""
+    return (math.sqrt(variance) + math.sqrt(variance + least)) ** 2

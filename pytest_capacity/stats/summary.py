@@ -28,6 +28,11 @@ def lateness_of(samples: Samples) -> Lateness:
     return Lateness(max(0.0, float(p50)), max(0.0, float(p99)), max(0.0, float(late.max())))
 
 
+def requests_sent(samples: Samples) -> int:
+    """How many requests left."""
+    return int(np.count_nonzero(~np.isnan(samples.sent_s)))
+
+
 def late_share(samples: Samples, late_by_s: float) -> float:
     """The share of the requests sent that left more than ``late_by_s`` after their intended time."""
     late = samples.sent_s - samples.intended_s

@@ -25,6 +25,7 @@ from pytest_capacity.targets.recorded import (
     BODILESS_METHODS,
     check_paths,
     missing_body,
+    names_path,
     recorded_headers,
     request_line,
     with_content_type,
@@ -155,12 +156,16 @@ class HttpTarget:
         is_json = row.body is not None
         if body is None and line.method not in BODILESS_METHODS:
             if self._body_for is None:
-                raise ValueError(missing_body(line))
+                raise missing_body(line)
             body, is_json = encode_payload(self._body_for(row), f"what {name_of(self._body_for)} returned")
         headers = recorded_headers(row.headers, self._headers)
         return Request(
             row.operation, line.method, line.path, with_content_type(headers, is_json), body or b""
         )
+
+    def without_path(self, operations: Iterable[str]) -> list[str]:
+        """The operations whose requests would go to the URL's own path where none was recorded."""
+        return [name for name in operations if name not in self._paths and not names_path(name)]
 
     def describe(self) -> dict[str, Json]:
         """What the record holds: no credentials, no header that may be a secret, no payload."""

@@ -27,16 +27,17 @@ def judge_reply(
     """Judge a reply by its status, then by the user's check.
 
     ``settings["good_statuses"]`` lists the good statuses; without it they are 200 to 299. A good status with
-    an empty body is a bad reply unless the status has none, ``settings["empty_is_good"]`` is true, or a
-    check says otherwise: a model that answers nothing has not answered. ``check`` passes a reply with True
-    or None, refuses it with False or a string saying why; what it raises is the reason too.
+    an empty body is a bad reply unless the status or a HEAD has none, ``settings["empty_is_good"]`` is true,
+    or a check says otherwise: a model that answers nothing has not answered. ``check`` passes a reply with
+    True or None, refuses it with False or a string saying why; what it raises is the reason too.
     """
     if not _good_status(reply.status, settings.get("good_statuses")):
         said = server_says(reply)
         return Judgement(Outcome.BAD_STATUS, f"status {reply.status}" + (f": {said}" if said else ""))
     if check is not None:
         return _checked(reply, check)
-    if not reply.body and reply.status not in BODILESS_STATUSES and not settings.get("empty_is_good"):
+    has_none = reply.status in BODILESS_STATUSES or reply.to_head or settings.get("empty_is_good")
+    if not reply.body and not has_none:
         return Judgement(
             Outcome.BAD_REPLY,
             f"status {reply.status} with an empty body (if that is a good answer, pass a check that says so)",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, cast, runtime_checkable
 from urllib.parse import quote, urlsplit
@@ -44,6 +44,19 @@ class ReplayTarget(Protocol):
         ...
 
 
+@runtime_checkable
+class KnowsPaths(Protocol):
+    """What a target may offer beside that: which operations it has no path of their own for."""
+
+    def without_path(self, operations: Iterable[str]) -> list[str]:
+        """Those of the operations whose requests would go to the target's own path."""
+        ...
+
+
+class NoBody(ValueError):
+    """A row's body is not known; the message says what to do."""
+
+
 def as_replay_target(target: Target) -> ReplayTarget:
     """The target, where it can send recorded requests; raises CapacityUsageError where it cannot."""
     if not isinstance(target, ReplayTarget):
@@ -52,6 +65,29 @@ def as_replay_target(target: Target) -> ReplayTarget:
             "HttpTarget has"
         )
     return cast("ReplayTarget", target)
+
+
+def check_model_paths(target: Target, operations: Sequence[str]) -> None:
+    """Raises CapacityUsageError where several modelled operations would all go to the target's own path.
+
+    A workload model holds no paths: that of an operation is known by its name, or by the target's ``paths``.
+    """
+    if len(operations) == 1 or not isinstance(target, KnowsPaths):
+        return
+    nameless = target.without_path(operations)
+    if nameless:
+        example = {name: f"/{name.strip('/() ')}" for name in nameless[:2]}
+        dots = ", ..." if len(nameless) > len(example) else ""
+        raise CapacityUsageError(
+            f"trace: a workload model holds no paths, and the target has none for {_listed(nameless)}: name "
+            f"them, as in HttpTarget(url, paths={{{str(example)[1:-1]}{dots}}}, body_for=...)"
+        )
+
+
+def _listed(operations: Sequence[str]) -> str:
+    shown = ", ".join(map(repr, operations[:5]))
+    more = f" and {len(operations) - 5} more" if len(operations) > 5 else ""
+    return f"operation{'s' if len(operations) > 1 else ''} {shown}{more}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +112,15 @@ def request_line(row: TraceRow, own_path: str, paths: Mapping[str, str]) -> Requ
         if named:
             method, path = named[1], named[2]
         else:
-            path = row.operation if row.operation.startswith("/") else own_path
+            path = row.operation if names_path(row.operation) else own_path
     if not TOKEN.fullmatch(method) or method.upper() in {"CONNECT", "TRACE"}:
         raise ValueError(f"method {method!r} cannot be replayed")
     return RequestLine(method.upper(), safe_target(path))
+
+
+def names_path(operation: str) -> bool:
+    """Whether an operation's name tells its path, as ``"POST /rank"`` and ``"/rank"`` do."""
+    return operation.startswith("/") or _OPERATION.fullmatch(operation) is not None
 
 
 def safe_target(path: str) -> str:
@@ -125,11 +166,10 @@ def check_paths(paths: Mapping[str, str] | None) -> dict[str, str]:
     return dict(paths)
 
 
-def missing_body(line: RequestLine) -> str:
+def missing_body(line: RequestLine) -> NoBody:
     """What is wrong with a row whose body is not known, and what to do."""
     path = line.path.partition("?")[0]
-    return (
+    return NoBody(
         f"{line.method} {path} has no body in the recording: give the target a factory, as in "
-        "HttpTarget(url, body_for=lambda row: {'items': [0] * int(row.size['items'])}), or record bodies "
-        "(pytest-capacity record)"
+        "HttpTarget(url, body_for=lambda row: {'items': [0] * int(row.size['items'])})"
     )

@@ -55,6 +55,8 @@ Both = tuple[float | None, float | None]
 
 _MARKS = {True: "ok", False: "OUT", None: "?"}
 
+GAPS, SENDER = "gaps between arrivals", "sender: p99 lateness over the SLO's bound"
+
 OTHER = "(other)"
 """The operation that stands for all that a workload model does not name."""
 
@@ -86,7 +88,7 @@ def fidelity(recorded: Traffic, workload: Traffic) -> tuple[Statistic, ...]:
     return (
         *_rate_profile(recorded, workload),
         *_burstiness(recorded, workload),
-        _ks("gaps between arrivals", np.diff(recorded.t_s), np.diff(workload.t_s)),
+        _ks(GAPS, np.diff(recorded.t_s), np.diff(workload.t_s)),
         *_size_mix(recorded, workload),
         *_coupling(recorded, workload),
         _operation_mix(recorded, workload),
@@ -101,16 +103,30 @@ def sender_statistic(late_p99_s: float | None, limit_s: float | None) -> Statist
 
     With either unknown it is not judged.
     """
-    name = "sender: p99 lateness over the SLO's bound"
     if late_p99_s is None or limit_s is None:
-        return Statistic(name, None, None, None, SENDER_SHARE, None, note="known when load has been sent")
+        return Statistic(SENDER, None, None, None, SENDER_SHARE, None, note="known when load has been sent")
     share = late_p99_s / limit_s
-    return Statistic(name, 0.0, share, share, SENDER_SHARE, share <= SENDER_SHARE)
+    return Statistic(SENDER, 0.0, share, share, SENDER_SHARE, share <= SENDER_SHARE)
 
 
 def within_tolerance(vector: Iterable[Statistic]) -> bool:
     """Whether no statistic is outside its tolerance."""
     return all(statistic.ok is not False for statistic in vector)
+
+
+def not_judged(vector: Iterable[Statistic]) -> tuple[Statistic, ...]:
+    """The statistics of the workload that could not be judged; the sender's is known only under load."""
+    return tuple(one for one in vector if one.ok is None and one.name != SENDER)
+
+
+def judged_enough(vector: Sequence[Statistic]) -> bool:
+    """Whether the vector says how close a workload is: what matters of it was judged.
+
+    That are the gaps between arrivals, of which a recording has more than of most else, and half of all.
+    """
+    unknown = not_judged(vector)
+    known = sum(one.ok is not None for one in vector)
+    return known >= len(unknown) and all(one.name != f"{GAPS}: KS distance" for one in unknown)
 
 
 def as_json(vector: Iterable[Statistic]) -> list[dict[str, Json]]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 COARSE_TICK_REQUESTS = 0.2
 """A tick in which so many requests come on average hides how they came."""
 
+ONE_MOMENT = "a recording needs two arrivals or more, at different times"
+
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
@@ -96,7 +98,7 @@ def plain_traffic(
     count = len(t_s)
     span_s = float(t_s[-1] - t_s[0]) if count else 0.0
     if count < 2 or not span_s > 0:
-        raise ValueError("a recording needs two arrivals or more, at different times")
+        raise ValueError(ONE_MOMENT)
     none = np.full(count, -1, dtype=np.int64)
     return Traffic(
         t_s=t_s - t_s[0],
@@ -140,6 +142,9 @@ def observe(recording: Recording, *, spread: bool = True, seed: int = 0) -> Obse
     resolution_s = recording.header.resolution_s
     quantised = is_quantised(recording.t_s, resolution_s) and resolution_s is not None
     t_s = recording.t_s
+    if not t_s[-1] > t_s[0]:
+        # Spread within one tick they would have a rate, which is the tick's and not the traffic's.
+        raise TraceError(ONE_MOMENT, path=Path(recording.path))
     if quantised and spread and resolution_s is not None:
         t_s = dequantize(t_s, resolution_s, seed)
     try:
