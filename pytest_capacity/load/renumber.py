@@ -97,5 +97,5 @@ def _number(closed: _Closed, own: list[Ints], sent: list[np.ndarray], sent_s: li
 def _reaching(rows: Ints, count: int) -> Ints:
     if count <= len(rows):
         return rows
-    more = max(count, 2 * len(rows), 1024) - len(rows)
+    more = max(count, len(rows) + len(rows) // 7, 1024) - len(rows)
     return np.concatenate([rows, np.full(more, _UNKNOWN, dtype=np.int64)])

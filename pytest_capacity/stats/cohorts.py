@@ -16,6 +16,7 @@ from pytest_capacity.protocols import Floats, Ints, Outcome, Outcomes, Samples, 
 TICK_S = 0.25
 """The length of a cohort, and about the time between two observations (design.md section 6)."""
 
+GROWS = 1.15
 SLACK_S = 1.0
 """Rows of a closed loop over several workers may stand a little out of order."""
 
@@ -195,8 +196,8 @@ class RowTable:
     def _grow(self, count: int) -> None:
         capacity = len(self._withdrawn)
         if count > capacity:
-            # Doubling keeps the cost of growing linear in the number of rows.
-            more = max(count, 2 * capacity, 1024) - capacity
+            # A constant factor keeps the cost of growing linear in the rows, a small one what is unused.
+            more = max(count, int(GROWS * capacity), 1024) - capacity
             for name, (dtype, empty) in _EMPTY.items():
                 self._columns[name] = np.concatenate([self._columns[name], np.full(more, empty, dtype=dtype)])
             self._withdrawn = np.concatenate([self._withdrawn, np.zeros(more, dtype=np.bool_)])
