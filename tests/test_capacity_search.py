@@ -136,6 +136,17 @@ class TestWhatItFinds:
         assert "requests failed (0.01 of them are allowed)" in doubt.text
         assert judge_search(found, 10)[0] is Verdict.FAIL
         assert judge_search(found, 10, ("ill_conditioned",))[0] is Verdict.FAIL
+        # No rate as low as this was tried.
+        assert judge_search(found, 0.5)[0] is Verdict.INCONCLUSIVE
+
+    def test_a_budget_too_short_to_look_lower_shows_no_failure_there(self) -> None:
+        rng = np.random.default_rng(0)
+        server = VirtualServer(2, lognormal, fails=lambda _now: bool(rng.random() < 0.2))
+
+        found, _ = search(0, server, budget_s=14)
+
+        assert found.status != "unattainable"
+        assert judge_search(found, 10)[0] is Verdict.INCONCLUSIVE
 
     def test_a_server_that_fails_only_when_cold_has_one(self) -> None:
         """Half the requests of the first seconds fail: at a lower rate, later, none does."""

@@ -20,12 +20,14 @@ def judge_search(
 ) -> tuple[Verdict, tuple[Doubt, ...]]:
     """The verdict and the doubts to tell.
 
-    With a requirement: PASS where the interval's lower end reaches it, FAIL where its upper end is below it.
+    With a requirement: PASS where the interval's lower end reaches it, FAIL where its upper end is below it;
+    one below all rates that were tried and failed is open.
     Without one: MEASURED. Doubtful statuses outrank both unless ``allow`` names them.
     """
     doubts = _doubts(result, allow)
     if result.status == "unattainable" and "unattainable" not in allow:
-        return Verdict.FAIL, doubts
+        is_open = require_qps is not None and require_qps < (result.ci_high_qps or 0.0)
+        return (Verdict.INCONCLUSIVE if is_open else Verdict.FAIL), doubts
     if doubts:
         return Verdict.INCONCLUSIVE, doubts
     if require_qps is not None:
