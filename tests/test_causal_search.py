@@ -77,7 +77,8 @@ def test_a_search_of_causal_sessions_finds_what_the_server_takes(
         url,
         f"""
 def test_capacity(capacity_search):
-    how = dict(p90_ms=250, error_rate=0.05, budget_s=30{more})
+    # Beside other tests the machine itself is not steady.
+    how = dict(p90_ms=250, error_rate=0.05, budget_s=30, allow="not_steady"{more})
     capacity_search(trace="a.trace.jsonl", sessions="causal", require_qps=5, **how)
 """,
     )
