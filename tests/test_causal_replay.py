@@ -256,7 +256,7 @@ class OneProbe(TwoProbes):
 def test_a_closed_loop_sends_when_a_reply_comes_however_slow_the_recording(
     tmp_path: Path, sessions: Sessions
 ) -> None:
-    """Of a recording of two requests a second some hundreds are sent within three."""
+    """Of a recording of two requests a second some hundreds are sent within three, and all are its own."""
     path = write_trace(tmp_path / "a.trace.jsonl", made_rows(60.0, rate_qps=2.0))
     conditions = Conditions(
         engine=engine_named("fast", 1), seed=0, trace=load_recorded(path, 0), sessions=sessions
@@ -272,6 +272,8 @@ def test_a_closed_loop_sends_when_a_reply_comes_however_slow_the_recording(
     told_s = np.concatenate([observation.intended_s for observation in controller.told])
     assert np.count_nonzero(told_s < 1.5) > 50
     assert np.count_nonzero(told_s > 1.5) > 50
+    sent = sum(map(len, served.turns.values()))
+    assert load.probes[0].tally.sent == len(load.table.between(load.base_s, np.inf)) == sent
 
 
 def test_the_turns_after_a_failed_reply_are_counted_and_not_sent(tmp_path: Path) -> None:

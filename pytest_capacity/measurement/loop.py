@@ -43,7 +43,7 @@ from pytest_capacity.stats.summary import failed_share
 from pytest_capacity.stats.turns import TurnTable
 
 LEAD_S = 0.01
-"""A probe begins this much after it is ready, so that its first request can leave on time."""
+"""An open probe begins this much after it is ready, so that its first request can leave on time."""
 
 FIRST_S, STEP_S, LOW_WATER_S = 0.5, 1.0, 1.5
 """Of recorded traffic so many seconds are made ready before a probe, and then each time that less than
@@ -223,7 +223,7 @@ class LoadRun:
             ready = self._prepare(session, probe)
         except CannotSend as error:
             raise CapacityUsageError(f"trace: {error}") from error
-        self.base_s = self.end_s = start_s = session.now_s() + LEAD_S
+        self.base_s = self.end_s = start_s = _beginning_s(session, probe)
         while probe is not None:
             following, ready, end_s = self._play_probe(session, controller, probe, start_s, ready)
             probe, start_s = following, end_s
@@ -262,7 +262,7 @@ class LoadRun:
                 if asked is None or asked.id != probe.id:
                     self._end_probe(report.now_s)
                     ready = self._prepare(session, asked)
-                    end_s = session.now_s() + LEAD_S
+                    end_s = _beginning_s(session, asked)
                     self.table.withdraw(end_s)
                     self.end_s = end_s
                     log.end_s = end_s - self.base_s
@@ -420,6 +420,12 @@ class LoadRun:
                 standing=controller.standing(),
             )
         )
+
+
+def _beginning_s(session: LoadSession, probe: Probe | None) -> float:
+    """When a probe begins that is ready now: a closed loop sends at once, and all it sends belongs to it."""
+    closed = probe is not None and probe.kind == "closed"
+    return session.now_s() + (0.0 if closed else LEAD_S)
 
 
 _NOTHING = Cohorts(np.empty(0), np.empty(0), np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint16))
