@@ -330,6 +330,18 @@ class TestVerdict:
         assert judged is verdict
         assert [doubt.kind for doubt in doubts] == kinds
 
+    @pytest.mark.parametrize(
+        ("number", "said"),
+        [
+            (0.21, "hardly depends on the rate (condition number 0.21)"),
+            (0.11, "may hardly depend on the rate (condition number 0.11, perhaps above 0.15)"),
+        ],
+    )
+    def test_ill_conditioning_that_is_but_likely_is_told_as_that(self, number: float, said: str) -> None:
+        found = CapacityResult(150, 140, 160, number, "ill_conditioned", 60, 9_000)
+
+        assert said in judge_search(found, 100)[1][0].text
+
     def test_a_doubt_outranks_a_pass(self) -> None:
         found = CapacityResult(
             150, 140, 160, 0.05, "converged", 60, 9_000, (Doubt("server_changed", "x", "y"),)

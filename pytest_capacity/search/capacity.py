@@ -13,14 +13,12 @@ import math
 from pytest_capacity.protocols import Observation, Probe
 from pytest_capacity.search.beliefs import HIGH, LOW, MIDDLE
 from pytest_capacity.search.doubts import Doubt
-from pytest_capacity.search.found import CapacityResult, Status
+from pytest_capacity.search.found import ILL_CONDITIONED, CapacityResult, Status
 from pytest_capacity.search.hunt import Hunt, Range
 from pytest_capacity.search.stage import Stage
 from pytest_capacity.search.windows import Window
 from pytest_capacity.slo import SLO
 
-ILL_CONDITIONED = 0.15
-"""Above this condition number a tenth more allowed lateness moves the capacity by more than 1.5 %."""
 LIKELY = 0.3
 """With this probability of it a capacity is called ill-conditioned: its middle should not be trusted then."""
 SPOILT_S = 3.0

@@ -19,6 +19,9 @@ Status = Literal[
     "no_limit_found",
 ]
 
+ILL_CONDITIONED = 0.15
+"""Above this condition number a tenth more allowed lateness moves the capacity by more than 1.5 %."""
+
 
 @dataclass(frozen=True)
 class CapacityResult:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from pytest_capacity.search.doubts import Doubt
-from pytest_capacity.search.found import CapacityResult
+from pytest_capacity.search.found import ILL_CONDITIONED, CapacityResult
 from pytest_capacity.slo import Verdict
 
 TOO_WIDE = 0.35
@@ -66,13 +66,18 @@ def _status_doubt(result: CapacityResult) -> Doubt:
         number = result.condition_number or 0.0
         return Doubt(
             "ill_conditioned",
-            f"the share of late requests hardly depends on the rate (condition number {number:.2f}): a "
-            "single capacity says little",
+            f"the share of late requests {_hardly_depends(number)}: a single capacity says little",
             "a bound further from the server's pauses, or allow='ill_conditioned'",
         )
     if result.status == "not_steady":
         return Doubt("not_steady", "the server did not get steady in the warm-up", "a longer budget_s")
     return Doubt("generator_limited", "the load generator could not send faster", "a quieter machine")
+
+
+def _hardly_depends(number: float) -> str:
+    if number > ILL_CONDITIONED:
+        return f"hardly depends on the rate (condition number {number:.2f})"
+    return f"may hardly depend on the rate (condition number {number:.2f}, perhaps above {ILL_CONDITIONED:g})"
 
 
 def _interval(result: CapacityResult) -> str:
