@@ -68,10 +68,10 @@ BARS: Mapping[str, Bar] = {
         at_least=True,
     ),
     "union_dispersion": Bar(
-        "two workers: index of dispersion of arrivals, off from the schedule's own",
+        "two workers: index of dispersion of arrivals in windows of 1 s, off from the schedule's own",
         0.1, "",
-        "counted in the same windows of 0.01, 0.1 and 1 s, so that the schedule's own chance cancels out: "
-        "without that, 0.1 would be seen in runs of a quarter of an hour only",
+        "counted in the same windows, so that the schedule's own chance cancels out: without that, 0.1 would "
+        "be seen in runs of a quarter of an hour only",
     ),
     "truth_p50": Bar(
         "fixed 5 ms server at 1,000/s: median latency off from the server's own", 0.15, "ms",

@@ -40,6 +40,8 @@ class Order:
     connections: int
     folder: Path
     rate_qps: float = 0.0
+    threads: int = 1
+    """Of wrk only; it shares the connections among them."""
 
     @property
     def body(self) -> Path:
@@ -64,8 +66,8 @@ def _wrk(order: Order) -> list[str]:
         f'wrk.method = "POST"\nwrk.body = [[{BODY.decode()}]]\n'
         'wrk.headers["Content-Type"] = "application/json"\n'
     )
-    closed = ["-t1", f"-c{order.connections}", f"-d{_whole(order.seconds)}s", "-s", str(script)]
-    return [*closed, *([f"-R{order.rate_qps:g}"] if order.rate_qps else []), order.url]
+    load = [f"-t{order.threads}", f"-c{order.connections}", f"-d{_whole(order.seconds)}s"]
+    return [*load, "-s", str(script), *([f"-R{order.rate_qps:g}"] if order.rate_qps else []), order.url]
 
 
 def _hey(order: Order) -> list[str]:
