@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from pytest_capacity.load.engines import engine_named
-from pytest_capacity.load.fast_sender import FastSender
 from pytest_capacity.load.guard import resolve
 from pytest_capacity.load.opening import check_openable
 from pytest_capacity.load.refresh import first_headers
+from pytest_capacity.load.senders import maker_of
 from pytest_capacity.load.thread import ThreadSession
 from pytest_capacity.protocols import (
     Encoded,
@@ -38,25 +38,33 @@ NEVER_S = 1e6
 
 
 class HereEngine:
-    """The fast engine's sender in a thread of this process, as for targets that cannot be sent elsewhere."""
+    """A sender in a thread of this process, as for targets that cannot be sent elsewhere."""
 
     name = "here"
+
+    def __init__(self, sender: str) -> None:
+        self._sender = sender
 
     def open(self, encoded: Encoded, *, max_in_flight: int, most_qps: float | None = None) -> ThreadSession:
         del most_qps
         check_openable(encoded, max_in_flight)
         judge = encoded.judge.load()
-        return ThreadSession(encoded, judge, first_headers(encoded), max_in_flight, FastSender)
+        return ThreadSession(encoded, judge, first_headers(encoded), max_in_flight, maker_of(self._sender))
 
 
 ENGINES: dict[str, Callable[[], Engine]] = {
     "aiohttp": lambda: engine_named("aiohttp"),
     "fast": lambda: engine_named("fast"),
     "two-workers": lambda: engine_named("fast", workers=2),
-    "here": HereEngine,
+    "here": lambda: HereEngine("fast"),
+    "aiohttp-here": lambda: HereEngine("aiohttp"),
 }
 CHOSEN = ["aiohttp"]
 """The engine under test; a list, so that a fixture can change it."""
+
+
+def sends_with_aiohttp() -> bool:
+    return CHOSEN[0].startswith("aiohttp")
 
 
 def open_engine(encoded: Encoded, max_in_flight: int = 9) -> LoadSession:
@@ -138,7 +146,7 @@ def loading(url: str, *, max_in_flight: int = 1000, **arguments: Any) -> Iterato
         load.close()
 
 
-in_this_process = pytest.mark.parametrize("engine", ["aiohttp", "here"], indirect=True)
+in_this_process = pytest.mark.parametrize("engine", ["aiohttp-here", "here"], indirect=True)
 """For what a test can only change in its own process."""
 
 

@@ -49,7 +49,6 @@ from benchmarks.loadgen.witness import (
     parse_switches,
     read_now,
 )
-from pytest_capacity.load.aiohttp_engine import AiohttpEngine
 
 pytestmark = pytest.mark.skipif(shutil.which("taskset") is None, reason="no taskset (util-linux)")
 needs_compiler = pytest.mark.skipif(compiler() is None, reason="no C compiler")
@@ -365,7 +364,7 @@ class TestRounds:
             Job.from_json(json.dumps({"kind": "open", "nonsense": 1}))
 
     def test_the_engine_that_is_there_is_made_and_an_unknown_one_refused(self) -> None:
-        assert isinstance(make_engine("aiohttp"), AiohttpEngine)
+        assert make_engine("aiohttp").name == "aiohttp"
         assert list(ENGINES) == ["fast", "aiohttp"]
         with pytest.raises(KeyError):
             make_engine("none")

@@ -34,7 +34,6 @@ from pytest_capacity.protocols import (
 from pytest_capacity.targets.http import HttpTarget
 from tests import servers
 from tests.loading import (  # noqa: F401 - fixtures are used by being here
-    CHOSEN,
     LIMIT_S,
     NEVER_S,
     Load,
@@ -44,6 +43,7 @@ from tests.loading import (  # noqa: F401 - fixtures are used by being here
     loading,
     no_trouble_is_left,
     open_engine,
+    sends_with_aiohttp,
 )
 from tests.servers import Server
 
@@ -593,7 +593,7 @@ class TestLifeAndDeath:
             encoded = encoded_for(HttpTarget(server.url))
             broken = Request("a", "GET", "/", headers=(("X", "line\r\nbreak"),))
             encoded = replace(encoded, requests=(broken,))
-            if CHOSEN == ["aiohttp"]:
+            if sends_with_aiohttp():
                 load = Load(open_engine(encoded), encoded)
                 load.play([0.0, NEVER_S])
                 load.reports.append(load.session.collect(NEVER_S))

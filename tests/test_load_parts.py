@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pytest_capacity.load.fast_engine import workers_for
+from pytest_capacity.load.engines import workers_for
 from pytest_capacity.load.frames import Frame, Unpacker, pack
 from pytest_capacity.load.machine import ProcessorTimes, parse_stat
 from pytest_capacity.load.messages import (
@@ -35,6 +35,7 @@ from pytest_capacity.protocols import (
     Reply,
     Request,
     Samples,
+    empty_samples,
     join_samples,
 )
 from pytest_capacity.targets.http import HttpTarget
@@ -95,14 +96,14 @@ class TestSplit:
     def test_workers_follow_the_rate_and_leave_half_the_cores(
         self, most_qps: float | None, cores: int, workers: int
     ) -> None:
-        assert workers_for(most_qps, cores) == workers
+        assert workers_for(most_qps, cores, 30_000) == workers
 
 
 class TestRenumbering:
     def test_an_open_loop_s_rows_are_those_of_the_schedule(self) -> None:
         numbers = Renumbering(2)
-        rows: list[Ints] = [np.array([10, 12]), np.array([11])]
-        first = numbers.begin_open(rows)
+        parts_of_both: list[Ints] = [np.array([0, 2]), np.array([1])]
+        first = numbers.begin_open(10, parts_of_both)
         parts = [
             told((first, Outcome.PENDING, 0.0), (first + 1, Outcome.GOOD, 0.2)),
             told((first, Outcome.GOOD, 0.1)),
@@ -121,15 +122,17 @@ class TestRenumbering:
         two = [told((first + 1, Outcome.GOOD, 0.3)), told((first + 2, sent, 0.4))]
         assert [part.row.tolist() for part in numbers.whole(two)] == [[103], [104]]
 
-    def test_what_a_former_era_still_tells_is_not_mixed_up_with_the_next(self) -> None:
-        numbers = Renumbering(1)
-        closed = numbers.begin_closed(0)
-        numbers.whole([told((closed, Outcome.PENDING, 0.0))])
-        opened = numbers.begin_open([np.array([1, 2])])
-        late = [told((closed, Outcome.GOOD, 0.0), (opened, Outcome.PENDING, 0.5))]
+    @pytest.mark.parametrize("workers", [1, 2])
+    def test_what_a_former_era_still_tells_is_not_mixed_up_with_the_next(self, workers: int) -> None:
+        numbers = Renumbering(workers)
+        others = [empty_samples()] * (workers - 1)
+        closed = numbers.begin_closed(7)
+        numbers.whole([told((closed, Outcome.PENDING, 0.0)), *others])
+        opened = numbers.begin_open(8, [np.array([0, 1]), *[np.array([], dtype=np.int64)] * (workers - 1)])
+        late = [told((closed, Outcome.GOOD, 0.0), (opened + 1, Outcome.PENDING, 0.5)), *others]
 
         assert opened - closed == 1 << ERA_BITS
-        assert numbers.whole(late)[0].row.tolist() == [0, 1]
+        assert numbers.whole(late)[0].row.tolist() == [7, 9]
 
 
 class TestUnfinished:

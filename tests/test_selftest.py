@@ -62,7 +62,6 @@ def test_people_get_lines(capsys: pytest.CaptureFixture[str]) -> None:
         (["--rates", "-1"], "--rates '-1' must be positive"),
         (["--seconds", "1e9"], "must be positive and at most 60"),
         (["--workers", "0"], "workers=0 must be at least 1"),
-        (["--engine", "aiohttp", "--workers", "2"], "several workers need the fast one"),
     ],
 )
 def test_what_cannot_be_tested_exits_with_2_and_says_why(

@@ -17,11 +17,7 @@ class NotThereYet(Exception):
 
 
 def _aiohttp(workers: int) -> Engine:
-    if workers > 1:
-        return _from_table("aiohttp", workers)
-    from pytest_capacity.load.aiohttp_engine import AiohttpEngine  # noqa: PLC0415 - only what is measured loads
-
-    return AiohttpEngine()
+    return _from_table("aiohttp", workers)
 
 
 def _fast(workers: int) -> Engine:

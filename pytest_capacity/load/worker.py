@@ -21,7 +21,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
 
-from pytest_capacity.load.fast_sender import FastSender
 from pytest_capacity.load.frames import Frame, Unpacker, pack
 from pytest_capacity.load.limits import bound_by_files
 from pytest_capacity.load.messages import (
@@ -33,6 +32,7 @@ from pytest_capacity.load.messages import (
 from pytest_capacity.load.pacing import Stretch
 from pytest_capacity.load.player import Player
 from pytest_capacity.load.precedence import Precedence
+from pytest_capacity.load.senders import maker_of, needs_collections
 from pytest_capacity.load.sending import Desk, new_event_loop
 from pytest_capacity.load.turns import Columns
 
@@ -162,6 +162,7 @@ class Worker:
             os.chdir(document["folder"])
             encoded = encoded_from_document(document["encoded"], frame.data)
             judge = encoded.judge.load()
+            make_sender = maker_of(document["sender"])
             bound, note = bound_by_files(document["max_in_flight"])
             desk = Desk(encoded, judge, document["headers"], document["origin_s"], bound)
             if note is not None:
@@ -169,8 +170,9 @@ class Worker:
             # Nothing that lives now is garbage soon, and a collection would hold up the sending.
             gc.collect()
             gc.freeze()
-            gc.disable()
-            self._player = Player(desk, FastSender, halt=self._halt, precedence=Precedence())
+            if not needs_collections(document["sender"]):
+                gc.disable()
+            self._player = Player(desk, make_sender, halt=self._halt, precedence=Precedence())
         except Exception as error:  # noqa: BLE001 - whatever the target's modules raise is told to the opener
             self._link.send({"kind": "refused", "message": f"{type(error).__name__}: {error}"})
             return

@@ -74,8 +74,10 @@ class WorkerSession:
         headers: Mapping[str, str],
         max_in_flight: int,
         workers: int,
+        *,
+        sender: str = "fast",
     ) -> None:
-        """Open the target in every worker.
+        """Open the target in every worker, for the ``sender`` of that name.
 
         Raises CannotLeaveHome where a worker cannot import what judges replies, WorkerLost or OSError where
         none starts, ValueError for requests that cannot be written.
@@ -99,7 +101,7 @@ class WorkerSession:
         self._desks = [_Desk(worker) for worker in borrow(workers)]
         self._cut_of = [0] * workers
         try:
-            self._open(headers, max_in_flight)
+            self._open(headers, max_in_flight, sender)
         except BaseException:
             self._end_workers()
             raise
@@ -155,7 +157,7 @@ class WorkerSession:
         if not len(intended_s):
             return
         parts = split_rows(len(intended_s), len(self._desks), None if turns is None else turns.session)
-        first = self._numbers.begin_open([first_row + part for part in parts])
+        first = self._numbers.begin_open(first_row, parts)
         self._begin_era()
         for number, part in enumerate(parts):
             if not len(part):
@@ -226,11 +228,12 @@ class WorkerSession:
 
     # How it is done.
 
-    def _open(self, headers: Mapping[str, str], max_in_flight: int) -> None:
+    def _open(self, headers: Mapping[str, str], max_in_flight: int, sender: str) -> None:
         encoded, bodies = encoded_to_document(self._encoded)
         document = {
             "kind": "open",
             "encoded": encoded,
+            "sender": sender,
             "headers": dict(headers),
             "origin_s": self._origin_s,
             "path": sys.path,

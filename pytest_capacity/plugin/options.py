@@ -84,7 +84,7 @@ def add_options(parser: pytest.Parser) -> None:
         "--capacity-workers",
         type=int,
         metavar="N",
-        help="sending processes of the fast engine (default: as many as the rate needs and the cores allow)",
+        help="sending processes (default: as many as the rate needs and the cores allow)",
     )
     group.addoption(
         "--capacity-dry-run",
@@ -140,7 +140,7 @@ def read_settings(config: pytest.Config) -> Settings:
         xdist=xdist,
         allow_hosts=tuple(hosts),
         engine=engine,
-        workers=_workers(text("capacity_workers"), engine),
+        workers=_workers(text("capacity_workers")),
         dry_run=bool(config.getoption("capacity_dry_run")),
         max_qps=float(config.getini("capacity_max_qps")),
         max_requests=int(config.getini("capacity_max_requests")),
@@ -155,7 +155,7 @@ def _one_of(name: str, value: str, allowed: tuple[str, ...]) -> str:
     return value
 
 
-def _workers(given: str, engine: str) -> int | None:
+def _workers(given: str) -> int | None:
     if not given:
         return None
     try:
@@ -164,8 +164,6 @@ def _workers(given: str, engine: str) -> int | None:
         raise pytest.UsageError(f"capacity_workers={given!r} is no whole number") from None
     if workers < 1:
         raise pytest.UsageError(f"capacity_workers={workers} must be at least 1")
-    if workers > 1 and engine != "fast":
-        raise pytest.UsageError(f"capacity_workers={workers} needs the fast engine, not {engine}")
     return workers
 
 

@@ -1,4 +1,4 @@
-"""The engine on aiohttp: one task for each request in flight."""
+"""Sends with aiohttp: one task for each request in flight."""
 
 from __future__ import annotations
 
@@ -9,31 +9,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pytest_capacity.load.client import Flight, HttpClient, explain_failure
-from pytest_capacity.load.opening import check_openable
-from pytest_capacity.load.refresh import first_headers
 from pytest_capacity.load.sending import TOO_OLD, Desk, operation_numbers, timed_out
-from pytest_capacity.load.thread import ThreadSession
-from pytest_capacity.protocols import Encoded, Judgement, Outcome, Reply, Request
+from pytest_capacity.protocols import Judgement, Outcome, Reply, Request
 
 LAST_WORDS_S = 2.0
 """Cancelled requests end within one turn of the loop; nothing may hold up the end of a load for longer."""
-
-
-class AiohttpEngine:
-    """Plays encoded requests with aiohttp, on uvloop where it can be imported."""
-
-    name = "aiohttp"
-
-    def open(self, encoded: Encoded, *, max_in_flight: int, most_qps: float | None = None) -> ThreadSession:
-        """Get the first headers and start the sending loop; ``most_qps`` changes nothing.
-
-        Raises ImportError or AttributeError for a judge that cannot be imported, TargetUnavailable where the
-        target's headers cannot be got, ValueError for an endpoint without addresses or no request.
-        """
-        del most_qps
-        check_openable(encoded, max_in_flight)
-        judge = encoded.judge.load()
-        return ThreadSession(encoded, judge, first_headers(encoded), max_in_flight, AiohttpSender)
 
 
 class AiohttpSender:
