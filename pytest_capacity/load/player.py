@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from array import array
 from collections import deque
@@ -97,7 +96,8 @@ class Player:
 
     def hold(self, first_row: int, concurrency: int, request_index: array[int]) -> None:
         """Begin an era with a closed loop; what was played before is withdrawn."""
-        self._begin_era(math.inf)
+        # There is no moment to be on time for, and a server pushed aside at each reply serves fewer.
+        self._begin_era(0.0)
         self._plan.clear()
         self._rows.heed = None
         self._change()

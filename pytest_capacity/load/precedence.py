@@ -49,7 +49,7 @@ class Precedence:
         self.begin(gap_s=math.inf)
 
     def begin(self, *, gap_s: float) -> None:
-        """Begin an era with such a gap between sends, infinite where it is not known beforehand.
+        """Begin an era with such a gap between sends, 0 where none has its moment.
 
         The thread runs first where it may sleep between, and where the system permits it.
         """
