@@ -129,6 +129,36 @@ def test_two(): pass
             ["*2 capacity tests cannot run*", "*::test_one: *", "*::test_two: *bogus*"]
         )
 
+    def test_no_marker_of_several_goes_unnoticed(self, project: Project) -> None:
+        project.write(
+            "http://127.0.0.1:1",
+            """
+@pytest.mark.capacity(qps=20, p99_ms=50)
+@pytest.mark.capacity(qps=10, p99_ms=50)
+def test_stacked(): pass
+
+@pytest.mark.parametrize("size", [1, pytest.param(2, marks=pytest.mark.capacity(qps=9, p99_ms=50))])
+@pytest.mark.capacity(qps=10, p99_ms=50)
+def test_parameter(size): pass
+
+@pytest.mark.capacity(qps=10, p99_ms=50)
+class TestModel:
+    @pytest.mark.capacity(qps=20, p99_ms=50)
+    def test_own(self): pass
+""",
+        )
+
+        result = project.run()
+
+        assert result.ret == pytest.ExitCode.USAGE_ERROR
+        result.stderr.fnmatch_lines(
+            [
+                "*2 capacity tests cannot run*",
+                "*::test_stacked: the test has 2 capacity markers*",
+                "*::test_parameter?2?: the test has 2 capacity markers*",
+            ]
+        )
+
     def test_a_deselected_bad_test_is_not_checked(self, project: Project) -> None:
         project.write(
             "http://127.0.0.1:1", "\n@pytest.mark.capacity(qps=0)\ndef test_bad(): pass\ndef test_ok(): pass"

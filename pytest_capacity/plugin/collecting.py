@@ -97,6 +97,12 @@ def _demand_of(item: pytest.Item) -> Demand | ReplayDemand:
     marker = item.get_closest_marker("capacity")
     if marker is None:
         raise TypeError("the test has no capacity marker")
+    own = [mark for mark in item.own_markers if mark.name == "capacity"]
+    if len(own) > 1:
+        raise TypeError(
+            f"the test has {len(own)} capacity markers, and one of them would go unnoticed: give it one, or "
+            "each parameter one and the function none"
+        )
     if marker.args:
         raise TypeError(f"capacity takes keyword arguments only, not {marker.args[0]!r}")
     return read_marker(marker.kwargs)

@@ -260,7 +260,7 @@ def _positive(name: str, value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, not {value!r}")
     if not (math.isfinite(value) and value > 0):
-        raise ValueError(f"{name}={value!r} must be positive")
+        raise ValueError(f"{name}={value!r} must be positive and finite")
     return float(value)
 
 

@@ -128,16 +128,18 @@ def write_dry_run(
         return
     from pytest_capacity.plugin.traces import cost_of  # noqa: PLC0415 - only runs with capacity tests
 
-    total_s = 0.0
+    total_s, undecided = 0.0, 0
     for item in items:
         if not is_capacity_item(item):
             continue
         if not is_marked(item):
             reporter.write_line(f"{item.nodeid}: decided by its own code, when it runs")
+            undecided += 1
             continue
         demand = item.stash[DEMAND]
         cost, most_s = cost_of(item, demand, settings)
         total_s += most_s
         traced = "" if demand.trace is None else f"; replays {demand.trace}"
         reporter.write_line(f"{item.nodeid}: {cost}{traced}; {demand.slo.describe()}")
-    reporter.write_line(f"at most {total_s:.0f} s in all; a test left undecided may take as long once more")
+    of = f"for the marked tests, and what the other {undecided} ask for" if undecided else "in all"
+    reporter.write_line(f"at most {total_s:.0f} s {of}; a test left undecided may take as long once more")
