@@ -41,6 +41,16 @@ def busy():
 def test_rate(busy): pass
 """
 
+BUSY_HERE = (
+    BUSY
+    + """
+@pytest.fixture(scope="session")
+def capacity_target():
+    return HttpTarget(URL, json={"items": [1]}, timeout_s=5, check=lambda reply: None)
+"""
+)
+"""A check that is a lambda keeps the load in the process of the tests."""
+
 
 def records(project: Project) -> list[dict[str, Any]]:
     """The records that the run left, by file name."""
@@ -391,8 +401,8 @@ class TestUnderLoad:
     def test_a_late_generator_is_inconclusive_with_the_remedy(self, project: Project) -> None:
         """Threads that never let go of the interpreter keep every send from it waiting for milliseconds."""
         with servers.elsewhere() as url:
-            project.write(url, BUSY)
-            result = project.run("--capacity-engine=aiohttp")
+            project.write(url, BUSY_HERE)
+            result = project.run()
 
         assert result.ret == 1
         result.stdout.fnmatch_lines(
@@ -409,8 +419,8 @@ class TestUnderLoad:
         late_ms = kept["generator"]["late_p50_ms"]
         assert kept["generator"]["workers"] == 1
         with servers.elsewhere() as url:
-            project.write(url, BUSY)
-            project.run("--capacity-engine=aiohttp")
+            project.write(url, BUSY_HERE)
+            project.run()
         kept = record(project)
         assert kept["generator"]["workers"] == 0
         # The interpreter is handed over every half a millisecond, to one of four.

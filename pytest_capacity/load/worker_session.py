@@ -41,6 +41,10 @@ from pytest_capacity.protocols import (
     join_samples,
 )
 
+SWITCH_INTERVAL_S = 0.0005
+"""How long another of the tests' threads may keep the interpreter from telling the workers what to send; at
+Python's own 5 ms a few threads that compute hold up a probe's first requests by a quarter of a second."""
+
 PATIENCE_S = 10.0
 """A worker that answers nothing for so long hangs, as in a check that never returns."""
 
@@ -100,6 +104,8 @@ class WorkerSession:
         self._bystanders: Bystanders | None = None
         self._desks = [_Desk(worker) for worker in borrow(workers)]
         self._cut_of = [0] * workers
+        self._switch_interval_s = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         try:
             self._open(headers, max_in_flight, sender)
         except BaseException:
@@ -335,6 +341,7 @@ class WorkerSession:
             self._changed.notify_all()
 
     def _end_workers(self) -> None:
+        sys.setswitchinterval(self._switch_interval_s)
         for desk in self._desks:
             if desk.closed.is_set() and not desk.lost:
                 give_back(desk.worker)
