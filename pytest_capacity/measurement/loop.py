@@ -6,23 +6,20 @@ came into cohorts, tells the controller, and follows what it asks for next.
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from types import FrameType
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from pytest_capacity.load.guard import LoadRefused, StopRule, UnresolvedHost, check_allowed, resolve
 from pytest_capacity.load.refresh import TargetUnavailable
-from pytest_capacity.measurement.conditions import Conditions, Controller, Progress
+from pytest_capacity.measurement.conditions import Conditions, Controller
 from pytest_capacity.measurement.health import Healths
 from pytest_capacity.measurement.preflight import STRICT, Leniency, Preflight, PreflightFailed
+from pytest_capacity.measurement.progress import progress
 from pytest_capacity.measurement.sources import NOTHING, Came, CannotSend, Piece, Source
-from pytest_capacity.measurement.tally import ProbeTally
+from pytest_capacity.measurement.tally import ProbeLog
 from pytest_capacity.measurement.waiting import heed, unless_interrupted
 from pytest_capacity.protocols import (
     Encoded,
@@ -39,7 +36,6 @@ from pytest_capacity.results.measured import PreflightReply
 from pytest_capacity.results.redact import HARMLESS_HEADERS
 from pytest_capacity.slo import CapacityUsageError
 from pytest_capacity.stats.cohorts import TICK_S, Cohorts, RowTable
-from pytest_capacity.stats.summary import failed_share
 from pytest_capacity.stats.turns import TurnTable
 
 LEAD_S, MOST_LEAD_S = 0.01, 0.04
@@ -59,41 +55,6 @@ LATE_BY = 0.1
 T = TypeVar("T")
 Ready: TypeAlias = "Piece | Ints"
 """What a probe begins with: a piece of its schedule, or a closed loop's requests."""
-
-
-@dataclass
-class ProbeLog:
-    """A probe as it was played, in seconds of load; ``told`` once the controller knows all its requests.
-
-    The rows planned for it are numbered from ``first_row`` on.
-    """
-
-    probe: Probe
-    start_s: float
-    first_row: int = 0
-    end_s: float | None = None
-    told: bool = False
-    tally: ProbeTally = field(default_factory=ProbeTally)
-
-
-@contextmanager
-def sigterm_interrupts() -> Iterator[None]:
-    """Turn SIGTERM into KeyboardInterrupt meanwhile, so that load stops and what was seen is kept.
-
-    Only the main thread may handle signals; elsewhere nothing changes.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt("SIGTERM")
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 class LoadRun:
@@ -363,7 +324,8 @@ class LoadRun:
         self._tell_one(controller, self.probes[-1], self.table.due(start_s, report.now_s), cohorts, report)
         if self.stopped:
             controller.halt(self.stopped)
-        self._show(report.now_s, probe, controller)
+        if self.conditions.on_progress is not None:
+            self.conditions.on_progress(progress(self.table, self.base_s, report.now_s, probe, controller))
 
     def _tell_rest(self, controller: Controller, report: LoadReport) -> None:
         """Tell what has become final of probes that have ended, each under its own name."""
@@ -408,27 +370,6 @@ class LoadRun:
             self._tell_rest(controller, report)
             if report.in_flight == 0:
                 break
-
-    def _show(self, now_s: float, probe: Probe, controller: Controller) -> None:
-        if self.conditions.on_progress is None:
-            return
-        recent = self.table.between(max(self.base_s, now_s - 2), now_s)
-        span_s = max(1e-9, min(2.0, now_s - self.base_s))
-        answered = (
-            recent.done_s[recent.outcome == Outcome.GOOD] - recent.intended_s[recent.outcome == Outcome.GOOD]
-        )
-        self.conditions.on_progress(
-            Progress(
-                phase="warm-up" if probe.settle_s >= probe.max_s else "measuring",
-                elapsed_s=now_s - self.base_s,
-                left_s=controller.left_s(),
-                offered_qps=len(recent) / span_s,
-                achieved_qps=int((~np.isnan(recent.done_s)).sum()) / span_s,
-                p99_ms=float(np.quantile(answered, 0.99)) * 1000 if len(answered) else 0.0,
-                error_rate=failed_share(recent),
-                standing=controller.standing(),
-            )
-        )
 
 
 _NOTHING = Cohorts(np.empty(0), np.empty(0), np.empty(0, dtype=np.uint8), np.empty(0, dtype=np.uint16))

@@ -10,11 +10,12 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_capacity.measurement.conditions import Conditions, Controller
-from pytest_capacity.measurement.loop import LATE_BY, LoadRun, make_source, sigterm_interrupts
+from pytest_capacity.measurement.loop import LATE_BY, LoadRun, make_source
 from pytest_capacity.measurement.preflight import STRICT, Leniency, PreflightFailed, leniency
 from pytest_capacity.measurement.replaying import Replay
 from pytest_capacity.measurement.sources import Source
 from pytest_capacity.measurement.traced import trace_doubts, trace_facts
+from pytest_capacity.measurement.waiting import sigterm_interrupts
 from pytest_capacity.protocols import Floats, Health, Json, Probe, Samples, Target
 from pytest_capacity.results.measured import Measured, PlayedProbe
 from pytest_capacity.results.shapes import State

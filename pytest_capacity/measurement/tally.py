@@ -1,4 +1,4 @@
-"""What came of one probe's requests, counted as they are told: no look goes through them all again."""
+"""A probe as it was played; its requests are counted as they are told, and not all again at each look."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pytest_capacity.load.vitals import LatenessBins
-from pytest_capacity.protocols import Health, Outcome, Samples
+from pytest_capacity.protocols import Health, Outcome, Probe, Samples
 
 
 @dataclass
@@ -49,3 +49,18 @@ class ProbeTally:
             late_share=late.share_above(late_by_s),
             not_sent=self.not_sent,
         )
+
+
+@dataclass
+class ProbeLog:
+    """A probe as it was played, in seconds of load; ``told`` once the controller knows all its requests.
+
+    The rows planned for it are numbered from ``first_row`` on.
+    """
+
+    probe: Probe
+    start_s: float
+    first_row: int = 0
+    end_s: float | None = None
+    told: bool = False
+    tally: ProbeTally = field(default_factory=ProbeTally)

@@ -1,10 +1,13 @@
-"""Waiting for a call that only a signal could end, where no signal reaches."""
+"""How a measurement is interrupted: by a signal, or where none reaches."""
 
 from __future__ import annotations
 
+import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
+from contextlib import contextmanager
+from types import FrameType
 from typing import TypeVar
 
 LOOK_EVERY_S = 0.05
@@ -42,3 +45,23 @@ def heed(interrupted: threading.Event | None) -> None:
     """Raise KeyboardInterrupt where ``interrupted`` is set."""
     if interrupted is not None and interrupted.is_set():
         raise KeyboardInterrupt("the measuring thread was told to stop")
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Turn SIGTERM into KeyboardInterrupt meanwhile, so that load stops and what was seen is kept.
+
+    Only the main thread may handle signals; elsewhere nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt("SIGTERM")
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

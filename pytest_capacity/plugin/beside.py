@@ -46,7 +46,7 @@ class Beside(Generic[T]):
 
     async def run(self) -> None:
         """Measure while the loop goes on; cancelling this ends the load."""
-        from pytest_capacity.measurement.loop import sigterm_interrupts  # noqa: PLC0415 - imports what measures
+        from pytest_capacity.measurement.waiting import sigterm_interrupts  # noqa: PLC0415 - imports what measures
 
         call = functools.partial(contextvars.copy_context().run, self._work)
         thread = self._thread = threading.Thread(target=call, name="capacity-measurement", daemon=True)
