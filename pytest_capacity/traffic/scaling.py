@@ -20,23 +20,15 @@ import numpy.typing as npt
 
 from pytest_capacity.protocols import Floats, Ints, Schedule
 from pytest_capacity.traffic.pattern import Traffic
+from pytest_capacity.traffic.places import ROUNDING, Interval, on_circle, places_of_copies, united
 
 Mode = Literal["superpose", "compress"]
 Sessions = Literal["timed", "causal"]
 """How the turns of a session are replayed: when they were recorded, or after the replies they followed."""
 Flags = npt.NDArray[np.bool_]
-Interval = tuple[float, float]
 
 MOST_REQUESTS = 10_000_000
 """No stretch is longer: it has to fit in memory."""
-
-LEAST_FREE_SHARE = 0.5
-"""A copy begins where so much of what it needs was not sent yet; else the recording begins anew."""
-
-_WHOLE = 1e-9
-"""Rounding errors, of a number of copies and of places in a recording."""
-
-_GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +147,9 @@ def draw(
     scaling = scaling_for(rate_qps / traffic.rate_qps, mode)
     pace = scaling.factor if scaling.kind == "compressed" else 1.0
     needed_s = duration_s * pace
-    starts_s, number = _places(cursor, traffic.cycle_s, scaling.copies, needed_s)
+    starts_s, number = places_of_copies(
+        cursor.played, cursor.round, traffic.cycle_s, scaling.copies, needed_s
+    )
     kept = _kept_rows(traffic, scaling.last_share, np.random.default_rng([seed, number]))
     # Another copy is thinned each time: no part of the recording is to count less in the long run.
     thinned = int(np.random.default_rng([seed, cursor.stretches]).integers(scaling.copies))
@@ -202,10 +196,10 @@ def advance(
     before = cursor.played if stretch.round == cursor.round else ()
     played = list(before)
     for place_s in stretch.starts_s:
-        played += _on_circle(place_s, until_s * stretch.pace, traffic.cycle_s)
+        played += on_circle(place_s, until_s * stretch.pace, traffic.cycle_s)
     return replace(
         cursor,
-        played=_united(played),
+        played=united(played),
         sent=sent,
         keys_sent=keys_sent,
         round=stretch.round,
@@ -241,102 +235,17 @@ def scaling_for(factor: float, mode: Mode = "superpose") -> Scaling:
     """
     if mode not in ("superpose", "compress"):
         raise ValueError(f"mode={mode!r} must be 'superpose' or 'compress'")
-    if abs(factor - 1) <= _WHOLE:
+    if abs(factor - 1) <= ROUNDING:
         return Scaling("recorded", 1.0, 1, 1.0)
     if mode == "compress":
         return Scaling("compressed", factor, 1, 1.0)
-    copies = max(1, math.ceil(factor - _WHOLE * factor))
+    copies = max(1, math.ceil(factor - ROUNDING * factor))
     last_share = min(1.0, factor - (copies - 1))
     return Scaling("thinned" if factor < 1 else "superposed", factor, copies, last_share)
 
 
 def _sent_until(stretch: Stretch, until_s: float) -> int:
     return int(np.searchsorted(stretch.schedule.offsets_s, until_s))
-
-
-def _places(cursor: Cursor, cycle_s: float, copies: int, needed_s: float) -> tuple[tuple[float, ...], int]:
-    """Where each copy begins, and in which round."""
-    places = _unplayed_places(cursor, cycle_s, copies, needed_s)
-    if places is not None:
-        return places, cursor.round
-    return _even_places(cycle_s, copies, cursor.round + 1), cursor.round + 1
-
-
-def _even_places(cycle_s: float, copies: int, number: int) -> tuple[float, ...]:
-    """Evenly spread places, in each round other ones, the first of the first round at the beginning."""
-    apart_s = cycle_s / copies
-    first_s = apart_s * (number * _GOLDEN % 1)
-    return tuple(first_s + apart_s * index for index in range(copies))
-
-
-def _unplayed_places(
-    cursor: Cursor, cycle_s: float, copies: int, needed_s: float
-) -> tuple[float, ...] | None:
-    """Places as near as may be behind the even ones, from where all or most was not played in this round."""
-    even = _even_places(cycle_s, copies, cursor.round)
-    if copies * needed_s > cycle_s:
-        # Rows come more than once whatever is done, latest where evenly spread copies go on from what was
-        # sent.
-        free_s = cycle_s - sum(end_s - begin_s for begin_s, end_s in cursor.played)
-        if free_s < LEAST_FREE_SHARE * cycle_s:
-            return None
-        sent = (end_s - even[0] for begin_s, end_s in cursor.played if begin_s <= even[0] < end_s)
-        moved_s = next(sent, 0.0)
-        return tuple((place_s + moved_s) % cycle_s for place_s in even)
-    taken, places = cursor.played, []
-    for wanted_s in even:
-        place_s = _next_free(taken, wanted_s, needed_s, cycle_s)
-        if place_s is None:
-            return None
-        places.append(place_s)
-        taken = _united([*taken, *_on_circle(place_s, needed_s, cycle_s)])
-    return tuple(places)
-
-
-def _next_free(
-    played: tuple[Interval, ...], wanted_s: float, needed_s: float, cycle_s: float
-) -> float | None:
-    """The first place from ``wanted_s`` on with all that is needed unplayed, else the longest free one.
-
-    None where even that has too little.
-    """
-    if not played:
-        return wanted_s
-    begins, ends = np.array(played).T
-    places, free_s = ends % cycle_s, np.append(begins[1:], begins[0] + cycle_s) - ends
-    following = int(np.searchsorted(ends, wanted_s, side="right"))
-    if following == len(ends) or wanted_s < begins[following]:
-        next_s = begins[0] + cycle_s if following == len(ends) else begins[following]
-        places, free_s = np.append(places, wanted_s), np.append(free_s, next_s - wanted_s)
-    enough = free_s >= needed_s * (1 - _WHOLE)
-    if enough.any():
-        far_s = (places - wanted_s) % cycle_s
-        return float(places[enough][np.argmin(far_s[enough])])
-    longest = int(np.argmax(free_s))
-    return float(places[longest]) if free_s[longest] >= LEAST_FREE_SHARE * needed_s else None
-
-
-def _on_circle(place_s: float, length_s: float, cycle_s: float) -> list[Interval]:
-    """An interval that may run past the recording's end, in one piece or two."""
-    if length_s <= 0:
-        return []
-    if length_s >= cycle_s:
-        return [(0.0, cycle_s)]
-    end_s = place_s + length_s
-    if end_s <= cycle_s:
-        return [(place_s, end_s)]
-    return [(place_s, cycle_s), (0.0, end_s - cycle_s)]
-
-
-def _united(intervals: list[Interval]) -> tuple[Interval, ...]:
-    """Ascending and disjoint; what touches is one."""
-    united: list[Interval] = []
-    for begin_s, end_s in sorted(intervals):
-        if united and begin_s <= united[-1][1] + _WHOLE:
-            united[-1] = (united[-1][0], max(united[-1][1], end_s))
-        else:
-            united.append((begin_s, end_s))
-    return tuple(united)
 
 
 @dataclass(frozen=True, slots=True)
