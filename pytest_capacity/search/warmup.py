@@ -8,7 +8,9 @@ it does get faster. Where a closed loop could send faster than allowed, an open 
 its place until the median latency is flat.
 
 Some servers give less the more they hold, and remember it. Such a one is given half as many to hold, waited
-for until it has recovered, and what it gave meanwhile is kept (``overloaded_qps``).
+for until it has recovered, and what it gave meanwhile is kept (``overloaded_qps``). Since a burst may bring a
+server there in a minute that the search does not see, a warm one is once given more than it can answer within
+two limits, for a second.
 
 What a cold server still has to gain corrects the rates of the windows that follow. A later look at the same
 concurrency (``look_again``) tells whether it became faster than that.
@@ -35,6 +37,9 @@ FALLS, SURE_ERRORS = 0.9, 2.0
 errors."""
 MOST_LIMITS = 1.5
 """The closed loop's latency may reach this many latency limits, no more."""
+STRESS_LIMITS, STRESS_S, STRESS_SHARE = 2.5, 1.0, 0.05
+"""But once, when the server is warm: so many, for so long, where that is no more than this share of what is
+left."""
 ALONE_TIMES = 2.0
 STEP_S, STEP_REQUESTS = 0.5, 12
 AGAIN_S, MOST_RECOVER_S, RECOVERED = 1.0, 5.0, 1.1
@@ -105,6 +110,8 @@ def closed_loop(stage: Stage, *, concurrency: int = 1) -> Warming:
         held = yield from _hold(stage, climb, until_s)
         if not climb.may_go_on(held):
             break
+    if held is not None:
+        yield from climb.stress(held.served_qps(HOLD_S))
     yield from stage.drain()
     warmth = _warmth(stage)
     return WarmUp(
@@ -116,7 +123,7 @@ def closed_loop(stage: Stage, *, concurrency: int = 1) -> Warming:
         reached_qps=held.served_qps(HOLD_S) if held else climb.best_qps,
         concurrency=climb.concurrency,
         warmth=warmth,
-        overloaded_qps=_overloaded_qps(warmth, climb.concurrency),
+        overloaded_qps=_overloaded_qps(warmth, climb),
     )
 
 
@@ -128,6 +135,8 @@ class _Climb:
         self.best_qps = 0.0
         self.baseline_s = math.inf
         self.is_full = False
+        self.gave_way_with: int | None = None
+        """With how many in flight it gave less than with fewer."""
         self._most = stage.most_concurrency
         self._chosen_at_qps = 0.0
         self._again = False
@@ -160,6 +169,7 @@ class _Climb:
                 return
             if qps < FALLS * self.best_qps and self.concurrency > 1:
                 # It gives less the more it has to hold: half as many are what it is best at.
+                self.gave_way_with = self.concurrency
                 self.concurrency //= 2
                 self._chosen_at_qps = self.best_qps
                 yield from self._recover(window.served_qps())
@@ -178,6 +188,23 @@ class _Climb:
                 return
             window.tells_warmth = False
             before_qps = qps
+
+    def stress(self, qps: float) -> Generator[Probe, Observation, None]:
+        """Give the warm server, which serves ``qps``, once more than it can answer within two limits."""
+        stage = self._stage
+        concurrency = min(self._most, math.ceil(STRESS_LIMITS * stage.limit_s * qps))
+        seconds = STRESS_S * stage.scale
+        too_long = seconds > STRESS_SHARE * stage.left_s
+        if not self.is_full or self.gave_way_with or concurrency <= self.concurrency or too_long:
+            return
+        window = yield from _step(stage, concurrency, seconds)
+        if _steady_qps(window) < FALLS * qps:
+            first, window = window, (yield from _step(stage, concurrency, seconds))
+            if _steady_qps(window) < FALLS * qps:
+                # It held for a moment what it was given.
+                first.tells_warmth = False
+                self.gave_way_with = concurrency
+                yield from self._recover(_steady_qps(window))
 
     def may_double(self, qps: float) -> bool:
         """Whether twice as many in flight would still be answered within a few latency limits.
@@ -284,9 +311,10 @@ def _saturation(warmth: Warmth, concurrency: int) -> Saturation | None:
     return Saturation(*found) if found else None
 
 
-def _overloaded_qps(warmth: Warmth, concurrency: int) -> float | None:
-    """The throughput of the warm server with twice as many requests in flight, where it is less for sure."""
-    best, overloaded = warmth.warm_rate(concurrency), warmth.warm_rate(2 * concurrency)
+def _overloaded_qps(warmth: Warmth, climb: _Climb) -> float | None:
+    """The throughput of the warm server with more requests in flight, where it is less for sure."""
+    best = warmth.warm_rate(climb.concurrency)
+    overloaded = warmth.warm_rate(climb.gave_way_with or 2 * climb.concurrency)
     if best is None or overloaded is None:
         return None
     error = math.hypot(best[1], overloaded[1])
