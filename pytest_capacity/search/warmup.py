@@ -194,7 +194,8 @@ class _Climb:
         stage = self._stage
         concurrency = min(self._most, math.ceil(STRESS_LIMITS * stage.limit_s * qps))
         seconds = STRESS_S * stage.scale
-        too_long = seconds > STRESS_SHARE * stage.left_s
+        # What is in flight at the end has to be waited for, too.
+        too_long = seconds + STRESS_LIMITS * stage.limit_s > STRESS_SHARE * stage.left_s
         if not self.is_full or self.gave_way_with or concurrency <= self.concurrency or too_long:
             return
         window = yield from _step(stage, concurrency, seconds)
