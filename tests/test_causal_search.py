@@ -68,8 +68,7 @@ def conversations() -> list[TraceRow]:
 
 
 @pytest.mark.slow
-# Beside other tests the machine itself keeps a closed loop's throughput from being steady.
-@pytest.mark.parametrize("more", [", allow='not_steady'", ", max_qps=100"])
+@pytest.mark.parametrize("more", ["", ", max_qps=100"])
 def test_a_search_of_causal_sessions_finds_what_the_server_takes(
     project: Project, url: str, more: str
 ) -> None:
