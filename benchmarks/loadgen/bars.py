@@ -59,8 +59,8 @@ BARS: Mapping[str, Bar] = {
     ),
     "workers_closed": Bar(
         "two workers: of one's rate, closed loop", 0.95, "x",
-        "on two cores the server's core is the limit, so that a second worker gains nothing; it may not cost "
-        "more than the noise either",
+        "on two cores the server needs its share of both, so that a second worker gains little, as a second "
+        "thread of wrk does; it may not cost more than the noise either",
         at_least=True,
     ),
     "union_once": Bar(
