@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pytest_capacity.protocols import Health
+from pytest_capacity.search.beliefs import Beliefs
 from pytest_capacity.search.capacity import CapacitySearch
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.search.found import CapacityResult
@@ -244,6 +247,23 @@ class TestLoad:
             last = windows[i + 1].last
             assert last is not None
             assert last.in_flight == 0
+
+    def test_what_is_believed_is_worked_out_once_for_the_same_evidence(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It takes most of a decision's time, in which the next rate waits."""
+        taken: list[tuple[Any, ...]] = []
+        take = Beliefs.take
+
+        def counted(beliefs: Beliefs, *evidence: Any) -> None:
+            taken.append(evidence)
+            take(beliefs, *evidence)
+
+        monkeypatch.setattr(Beliefs, "take", counted)
+        search(budget_s=120)
+
+        assert len(taken) > 10
+        assert all(after != before for before, after in itertools.pairwise(taken))
 
     def test_the_same_seed_gives_the_same_search(self) -> None:
         first, one = search(4)

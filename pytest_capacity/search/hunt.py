@@ -109,6 +109,7 @@ class Hunt:
         self._looked_s = 0.0
         self._low_qps = 0.0
         self._invalid = 0
+        self._believed: tuple[WarmUp | None, list[Window]] = (None, [])
 
     def script(self) -> Script:
         """What is asked for, in its order."""
@@ -375,6 +376,9 @@ class Hunt:
     def update(self) -> None:
         """Let the beliefs follow from the evidence there is."""
         found = self.evidence()
+        if found and self.warm_up is self._believed[0] and found == self._believed[1]:
+            return
+        self._believed = (self.warm_up, found)
         warm = [window for window in found if self._slowdown(window)[0] < math.log(MOST_SLOWDOWN)]
         if not warm and self._saturation is None:
             warm = found[-1:]

@@ -91,6 +91,8 @@ class _Data:
     log_rate: Floats
     total: Floats
     above: Floats
+    most: Floats
+    """The greatest count above each level that is believed."""
     own_effect: Floats
     too_high: Floats
     """The capacity's logarithm is below these: at such rates a queue was no longer steady."""
@@ -109,6 +111,9 @@ class TailPosterior:
     def __init__(self, allowed_share: float, limit_s: float, *, far: float = FAR) -> None:
         self._allowed, self._limit_s, self._far = allowed_share, limit_s, far
         self._form = TailForm(allowed_share)
+        # The greatest share that counts, level by level: only that of the limit itself is cut.
+        self._cap: Floats = np.full(len(LEVELS), 1 - 1e-9)
+        self._cap[-1] = max(MOST_SHARE, min(0.9, 3 * allowed_share))
         self._sampler = ImportanceSampler(len(NAMES), _DRAWS, _SEED)
         rng = np.random.default_rng(_SEED)
         ranks = (np.arange(_DRAWS) + 0.5) / _DRAWS
@@ -118,9 +123,11 @@ class TailPosterior:
         self._mode: Floats | None = None
         self._draws: Floats = np.zeros((1, len(NAMES)))
         self._capacity: Floats = np.zeros(1)
+        self._order = np.zeros(1, dtype=np.intp)
+        self._cumulative: Floats = np.ones(1)
         self._condition: Floats = np.zeros(1)
         self._weight: Floats = np.ones(1)
-        self._effect: Floats = np.ones((1, len(LEVELS)))
+        self._weigh_as: Floats = np.ones((1, len(LEVELS)))
         self._calm: Floats = np.zeros(1)
         self._spikes = spike_share([], [], allowed_share)
         self._saturation: Saturation | None = None
@@ -135,26 +142,30 @@ class TailPosterior:
         """Replace the evidence; needs a window or a saturation."""
         self._saturation = saturation
         self._spikes = spikes or spike_share([], [], self._allowed)
+        total = np.array([float(w.total) for w in windows])
+        above = np.array([w.above for w in windows], dtype=float).reshape(len(windows), len(LEVELS))
+        most = self._cap * total[:, None]
         data = _Data(
             np.log([w.rate_qps for w in windows]) if windows else np.empty(0),
-            np.array([float(w.total) for w in windows]),
-            np.array([w.above for w in windows], dtype=float).reshape(len(windows), len(LEVELS)),
+            total,
+            np.minimum(above, most),
+            most,
             np.array([w.effect for w in windows]),
             np.log([w.rate_qps for w in windows if self._is_broken(w)] or [math.inf]),
             np.log([w.rate_qps for w in windows if self._is_held(w)] or [1e-300]) - WELL_BELOW,
         )
         mode = self._start(data) if self._mode is None else self._mode
-        precision, weighed = np.eye(len(NAMES)), mode
+        weighed = mode
         for turn in range(MOST_TURNS):
             # Weights follow the mode and the mode the weights: halfway, they chase each other in no circle.
             weighed = mode if turn < 2 else (mode + weighed) / 2
             self._weigh(weighed, data)
-            mode, precision = self._climb(weighed, data)
+            mode = self._climb(weighed, data)
             if float(np.abs(mode - weighed).max()) < 0.03:
                 break
         self._mode = mode
         self._draws, self._weight = self._sampler.draw(
-            lambda points: self._log_posterior(points, data), mode, precision
+            lambda points: self._log_posterior(points, data), mode, self._slope(mode, data)[1]
         )
         self._lower()
 
@@ -166,13 +177,13 @@ class TailPosterior:
 
     def quantile(self, probability: float) -> float:
         """The rate below which the capacity lies with this probability."""
-        return math.exp(_weighted_quantile(self._capacity, self._weight, probability))
+        below = self._cumulative - self._weight[self._order] / 2
+        return math.exp(float(np.interp(probability, below, self._capacity[self._order])))
 
     def below(self, log_qps: Floats) -> Floats:
         """The probability that the capacity's logarithm is below each of these."""
-        order = np.argsort(self._capacity)
-        cumulative = np.cumsum(self._weight[order])
-        result: Floats = np.interp(log_qps, self._capacity[order], cumulative, left=0.0, right=1.0)
+        ranked = self._capacity[self._order]
+        result: Floats = np.interp(log_qps, ranked, self._cumulative, left=0.0, right=1.0)
         return result
 
     def condition_number(self) -> float:
@@ -234,6 +245,8 @@ class TailPosterior:
         x = parts.solve()
         self._calm = self._draws[:, 0] + parts.without_spikes()
         self._capacity = self._draws[:, 0] + x
+        self._order = np.argsort(self._capacity)
+        self._cumulative = np.cumsum(self._weight[self._order])
         rise = (parts.use(x + 0.01) - parts.use(x - 0.01)) / 0.02
         self._condition = 1 / np.maximum(rise, 1e-3)
 
@@ -292,7 +305,7 @@ class TailPosterior:
         effect = effect * self._dispersion(data, shares, effect) / LEVEL_WEIGHT
         # However much is counted, a level says no more of the limit than the form of the tail is right.
         known = (data.total[:, None] * shares / effect).sum(axis=0)
-        self._effect = effect * (1 + known * (FORM_ERROR * (1 - np.array(LEVELS))) ** 2)
+        self._weigh_as = 1 / (effect * (1 + known * (FORM_ERROR * (1 - np.array(LEVELS))) ** 2))
 
     def _dispersion(self, data: _Data, shares: Floats, effect: Floats) -> float:
         """How many times more the windows' counts differ than the design effect expects: 1 with few windows.
@@ -300,12 +313,11 @@ class TailPosterior:
         A server that is slower for a while, as beside a neighbour, differs from window to window by more than
         its queue's bursts (McCullagh and Nelder, "Generalized linear models", 1989, section 4.5).
         """
-        most = self._cap * data.total[:, None]
-        expected = np.minimum(data.total[:, None] * shares, most)
+        expected = np.minimum(data.total[:, None] * shares, data.most)
         known = expected / effect > LEAST_EXPECTED
         # A level far from the tail has no finite effect.
         variance = np.where(known, expected, 1.0) * (1 - shares) * np.where(known, effect, 1.0)
-        square = (np.minimum(data.above, most) - expected) ** 2 / variance
+        square = (data.above - expected) ** 2 / variance
         seen = known.any(axis=1)
         miss = np.where(known, square, 0.0).sum(axis=1)[seen] / known.sum(axis=1)[seen]
         if len(miss) < LEAST_WINDOWS:
@@ -315,14 +327,12 @@ class TailPosterior:
         return max(1.0, total / (CALM_WINDOWS + len(miss) - 2))
 
     def _log_posterior(self, points: Floats, data: _Data) -> Floats:
-        # Levels without a finite effect say nothing.
-        counts = np.isfinite(self._effect)
-        shares = np.minimum(self._form.shares(points, data.log_rate), self._cap)[:, counts]
-        seen = np.broadcast_to(data.total[:, None], counts.shape)[counts]
-        above = np.minimum(data.above, self._cap * data.total[:, None])[counts]
-        weight = 1 / self._effect[counts]
-        total: Floats = np.log(shares) @ (above * weight)
-        total += np.log1p(-shares) @ ((seen - above) * weight)
+        shares = np.minimum(self._form.shares(points, data.log_rate), self._cap).reshape(len(points), -1)
+        above = (data.above * self._weigh_as).ravel()
+        below = ((data.total[:, None] - data.above) * self._weigh_as).ravel()
+        total: Floats = np.log(shares) @ above
+        # No share is so small that log1p would be needed, which takes several times as long.
+        total += np.log(1 - shares) @ below
         total -= 0.5 * (((points - PRIOR) / SPREAD) ** 2).sum(axis=1)
         capacity = points[:, :1]
         total -= np.logaddexp(0.0, (capacity - data.too_high) / EDGE).sum(axis=1)
@@ -331,26 +341,19 @@ class TailPosterior:
             total -= 0.5 * (self._off_saturation(points) / self._saturation_sd) ** 2
         return total
 
-    @property
-    def _cap(self) -> Floats:
-        """The greatest share that counts, level by level: only that of the limit itself is cut."""
-        cap = np.full(len(LEVELS), 1 - 1e-9)
-        cap[-1] = max(MOST_SHARE, min(0.9, 3 * self._allowed))
-        return cap
-
     def _off_saturation(self, points: Floats) -> Floats:
         assert self._saturation is not None  # noqa: S101 - asked for only where there is one
         decay, decay_slope = self._form.decay_of(points)
         off: Floats = math.log(self._saturation.qps) - points[:, 0] - decay / decay_slope
         return off
 
-    def _climb(self, mode: Floats, data: _Data) -> tuple[Floats, Floats]:
-        """Fisher scoring with damped steps (Levenberg-Marquardt); gives the mode and the precision there."""
+    def _climb(self, mode: Floats, data: _Data) -> Floats:
+        """Fisher scoring with damped steps (Levenberg-Marquardt); gives the mode."""
         damping = 1e-3
         here = float(self._log_posterior(mode[None], data)[0])
-        gradient, precision = self._slope(mode, data)
         for _ in range(25):
             gained = 0.0
+            gradient, precision = self._slope(mode, data)
             for _ in range(10):
                 damped = precision + damping * np.diag(np.diag(precision))
                 step = np.clip(np.linalg.solve(damped, gradient), -_FURTHEST, _FURTHEST)
@@ -361,10 +364,9 @@ class TailPosterior:
                     break
                 damping = max(damping, 1e-4) * 6
             damping /= 6
-            gradient, precision = self._slope(mode, data)
             if gained < 1e-2:
                 break
-        return mode, precision
+        return mode
 
     def _slope(self, mode: Floats, data: _Data) -> tuple[Floats, Floats]:
         """The gradient of the log posterior and its expected negative curvature."""
@@ -376,9 +378,8 @@ class TailPosterior:
             shares = np.minimum(self._form.shares(around, data.log_rate), self._cap)
             by = (shares[1 : count + 1] - shares[count + 1 :]) / (2 * _STEP[:, None, None])
             share = shares[0]
-            above = np.minimum(data.above, self._cap * data.total[:, None])
-            unit = 1 / (share * (1 - share) * self._effect)
-            gradient = gradient + ((above - data.total[:, None] * share) * unit * by).sum(axis=(1, 2))
+            unit = self._weigh_as / (share * (1 - share))
+            gradient = gradient + ((data.above - data.total[:, None] * share) * unit * by).sum(axis=(1, 2))
             information = data.total[:, None] * unit
             precision = precision + np.einsum("awj,bwj,wj->ab", by, by, information)
         for edge, sign in ((data.too_high, 1.0), (data.bearable, -1.0)):

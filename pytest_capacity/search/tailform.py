@@ -77,12 +77,16 @@ class TailForm:
         log_share = v * (decay - decay_slope * steady) - v * v * (curvature - bend * steady)
         log_share += math.log(self._allowed) + slope * x
         # Most of a decision's time goes by here: in place, and nothing is computed that is not needed.
-        share: Floats = np.exp(np.clip(log_share, -30, 6, out=log_share), out=log_share)
+        np.minimum(log_share, 6, out=log_share)
+        share: Floats = np.exp(log_share, out=log_share)
         share += self.floors(points)[:, None, :]
-        room, high = 0.99 - _SATURATES, share >= _SATURATES
-        share[high] = _SATURATES + room * (1 - np.exp((_SATURATES - share[high]) / room))
-        np.minimum.accumulate(share, axis=2, out=share)
-        return np.clip(share, 1e-9, 1 - 1e-9, out=share)
+        high = share >= _SATURATES
+        if high.any():
+            room = 0.99 - _SATURATES
+            share[high] = _SATURATES + room * (1 - np.exp((_SATURATES - share[high]) / room))
+        for level in range(1, len(LEVELS)):
+            np.minimum(share[:, :, level], share[:, :, level - 1], out=share[:, :, level])
+        return np.maximum(share, 1e-9, out=share)
 
 
 @dataclass(frozen=True)

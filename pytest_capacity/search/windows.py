@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from pytest_capacity.protocols import Floats, Health, Observation, Probe
@@ -40,7 +42,10 @@ class Window:
         self._limit_s = (slo.largest_limit_ms or 0.0) / 1000
         self._peak_in_flight = 0
         self._backlog_blocks = 0
+        # What was found among all requests so far; each new one makes it void.
         self._spikes: dict[Bound, list[Spike]] = {}
+        self._levels: dict[Bound, LevelCounts] = {}
+        self._uses: dict[float, float] = {}
 
     @property
     def is_evidence(self) -> bool:
@@ -89,6 +94,8 @@ class Window:
         settled = observation.intended_s >= self.start_s + (self.probe.settle_s if self.is_evidence else 0.0)
         self.evidence.add(observation, keep=settled)
         self._spikes.clear()
+        self._levels.clear()
+        self._uses.clear()
         if self.last is None or observation.now_s > self.last.now_s:
             self.last = observation
             self.now_s = max(self.now_s, observation.now_s)
@@ -137,10 +144,13 @@ class Window:
         _, latency, _ = self.evidence.columns()
         if not len(latency):
             return 0.0
-        limits = [
-            ((b.limit_ms or 0.0) / 1000 + allowance_s, b.allowed_share) for b in self._slo.latency_bounds
-        ]
-        return max((float((latency > limit).mean()) / share for limit, share in limits), default=0.0)
+        if allowance_s not in self._uses:
+            limits = [
+                ((b.limit_ms or 0.0) / 1000 + allowance_s, b.allowed_share) for b in self._slo.latency_bounds
+            ]
+            uses = (float((latency > limit).mean()) / share for limit, share in limits)
+            self._uses[allowance_s] = max(uses, default=0.0)
+        return self._uses[allowance_s]
 
     def median_s(self) -> float:
         """The median latency; infinite where it lies among failed requests or there is none."""
@@ -154,12 +164,13 @@ class Window:
 
     def levels(self, bound: Bound) -> LevelCounts:
         """How many requests outside spikes were above each part of a latency bound's limit."""
-        intended, latency, _ = self.evidence.columns()
-        limit_s = (bound.limit_ms or 0.0) / 1000
-        latency = latency[outside(intended, self.spikes(bound), limit_s)]
-        above = tuple(int((latency > level * limit_s).sum()) for level in LEVELS)
-        rate_qps = self.rate_qps * self.load_factor
-        return LevelCounts(rate_qps, len(latency), above, overloaded=self.overloaded)
+        if bound not in self._levels:
+            intended, latency, _ = self.evidence.columns()
+            limit_s = (bound.limit_ms or 0.0) / 1000
+            latency = latency[outside(intended, self.spikes(bound), limit_s)]
+            above = tuple(int((latency > level * limit_s).sum()) for level in LEVELS)
+            self._levels[bound] = LevelCounts(self.rate_qps, len(latency), above, overloaded=self.overloaded)
+        return replace(self._levels[bound], rate_qps=self.rate_qps * self.load_factor)
 
     def spikes(self, bound: Bound) -> list[Spike]:
         """The spikes under a latency bound."""
