@@ -15,7 +15,7 @@ from statistics import NormalDist
 from benchmarks.search.population import ALLOWED
 from benchmarks.search.runs import SUSTAIN_BUDGET_S, SUSTAIN_RATIOS
 from benchmarks.search.truths import Known
-from pytest_capacity.search.hunt import COLD_EXPONENT
+from pytest_capacity.search.knowledge import COLD_EXPONENT
 from pytest_capacity.search.plan import ALPHA, WARMUP_MIN_S
 from pytest_capacity.search.sustain import FIRST_GLANCE_S
 

@@ -104,7 +104,7 @@ class CapacitySearch:
 
     def standing(self) -> str:
         """The interval so far, once there is evidence; empty before."""
-        beliefs = self._hunt.beliefs
+        beliefs = self._hunt.known.beliefs
         # A short budget can end where the limit was met, before anything was made of it.
         if not self._hunt.is_refining or beliefs.is_empty:
             return ""
@@ -113,12 +113,12 @@ class CapacitySearch:
     def result(self) -> CapacityResult:
         """What is known so far."""
         hunt = self._hunt
-        known = bool(hunt.evidence())
+        known = bool(hunt.known.evidence())
         if known:
-            hunt.update()
+            hunt.known.update()
         status = self._final_status(known=known)
         capacity, low, high = self._interval(status, known=known)
-        beliefs, warm_up = hunt.beliefs, hunt.warm_up
+        beliefs, warm_up = hunt.known.beliefs, hunt.known.warm_up
         return CapacityResult(
             capacity_qps=capacity,
             ci_low_qps=low,
@@ -143,23 +143,23 @@ class CapacitySearch:
             return "generator_limited"
         if hunt.status is not None:
             return hunt.status
-        if not hunt.is_steady:
+        if not hunt.known.is_steady:
             return "not_steady"
         return self._status_of_evidence() if known else "budget"
 
     def _status_of_evidence(self) -> Status:
         hunt = self._hunt
-        if hunt.is_held(self._max_qps):
+        if hunt.known.is_held(self._max_qps):
             return "no_limit_found"
-        if hunt.beliefs.ill_conditioned(ILL_CONDITIONED) > LIKELY:
+        if hunt.known.beliefs.ill_conditioned(ILL_CONDITIONED) > LIKELY:
             return "ill_conditioned"
-        is_narrow = hunt.is_confirmed and hunt.beliefs.width() <= self.tolerance
+        is_narrow = hunt.is_confirmed and hunt.known.beliefs.width() <= self.tolerance
         return "converged" if is_narrow and self._kept_when_overloaded == 1.0 else "budget"
 
     @property
     def _kept_when_overloaded(self) -> float:
         """The share of its throughput that the server keeps with more requests in flight than it needs."""
-        warm_up = self._hunt.warm_up
+        warm_up = self._hunt.known.warm_up
         if warm_up is None or warm_up.saturation is None or warm_up.overloaded_qps is None:
             return 1.0
         return min(1.0, warm_up.overloaded_qps / warm_up.saturation.qps)
@@ -167,9 +167,9 @@ class CapacitySearch:
     def _interval(self, status: Status, *, known: bool) -> tuple[float | None, float | None, float | None]:
         if not known:
             return None, None, None
-        low, middle, high = (self._hunt.beliefs.quantile(part) for part in (LOW, MIDDLE, HIGH))
+        low, middle, high = (self._hunt.known.beliefs.quantile(part) for part in (LOW, MIDDLE, HIGH))
         if status == "unattainable":
-            lowest_qps = min(window.rate_qps for window in self._hunt.evidence())
+            lowest_qps = min(window.rate_qps for window in self._hunt.known.evidence())
             return None, None, min(high, self._min_qps or lowest_qps)
         if status == "no_limit_found":
             return None, self._max_qps, None
@@ -181,8 +181,8 @@ class CapacitySearch:
         stopped = unsteady = None
         if self._stopped:
             stopped = Doubt("stopped", f"the load was stopped: {self._stopped}", "the server's log")
-        warm_up = self._hunt.warm_up
-        if warm_up is not None and not self._hunt.is_steady:
+        warm_up = self._hunt.known.warm_up
+        if warm_up is not None and not self._hunt.known.is_steady:
             unsteady = Doubt(
                 "not_steady",
                 f"the server was not steady after {warm_up.seconds:.0f} s and "

@@ -13,25 +13,21 @@ from collections.abc import Generator
 from dataclasses import dataclass
 
 from pytest_capacity.protocols import Observation, Probe
-from pytest_capacity.search.beliefs import CAREFUL, HIGH, LOW, MIDDLE, Beliefs
+from pytest_capacity.search.beliefs import CAREFUL, HIGH, LOW, MIDDLE
 from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.search.found import Status
+from pytest_capacity.search.knowledge import IDLE_DOUBT, Knowledge
 from pytest_capacity.search.stage import Played, Script, Stage
-from pytest_capacity.search.tail import Saturation
 from pytest_capacity.search.warmup import (
     COLD_BY,
     DOUBT,
-    LIKELY,
-    WarmUp,
     closed_loop,
-    is_warm,
     look_again,
     open_loop,
 )
 from pytest_capacity.search.weighing import fails_at_any_rate, fails_surely, is_doubted, window_doubts
 from pytest_capacity.search.windows import Window
 from pytest_capacity.slo import SLO
-from pytest_capacity.stats.intervals import share_limits
 
 START_SHARE = 0.5
 """The first open-loop rate is this share of the throughput in the closed loop."""
@@ -43,9 +39,9 @@ STEP_S, PROBE_S, SOAK_S, SETTLE_S = 2.0, 6.0, 10.0, 0.5
 """At a latency limit of 50 ms; other limits stretch them (``Stage.scale``)."""
 CONTROL_S = 1.0
 CHECK_AFTER_S = 5.0
-IDLE, IDLE_S, IDLE_DOUBT, LEAST_DOUBT = 0.4, 10.0, 0.03, 0.01
-"""A capacity of less than this share of the throughput under full load gives little work: what is slow for
-want of warmth would stay so. Then the next look comes after so many seconds, if there is any doubt."""
+IDLE_S, LEAST_DOUBT = 10.0, 0.01
+"""Where a server has little to do the next look at its warmth comes after so many seconds, if there is any
+doubt."""
 CHECK_AGAIN = 2.5
 """Where a doubt is left after a look at the server's warmth, the next comes after so many times the work."""
 DOUBTED = 0.05
@@ -66,13 +62,6 @@ STEPS_DOWN, DOWN, LEAST_FAILING = 2, 0.25, 30
 ENOUGH = 0.5
 """The search ends before its budget when the interval is this part of the tolerance."""
 INVALID_IN_A_ROW = 3
-COLD_EXPONENT = 1.2
-"""A server that takes a tenth longer for each request has 12 % less capacity: its limit does not stretch."""
-MOST_BLUR = 0.06
-"""A cold start that leaves the capacity open by more than this, as a standard deviation, was not followed far
-enough."""
-MOST_SLOWDOWN = 1.25
-"""Windows of a server that was slower than this tell little of the one that it became."""
 
 
 @dataclass(frozen=True)
@@ -93,35 +82,31 @@ class Hunt:
 
     def __init__(self, slo: SLO, stage: Stage, rates: Range, tolerance: float) -> None:
         self._slo, self._stage, self._range, self._tolerance = slo, stage, rates, tolerance
-        self.beliefs = Beliefs(slo)
-        self.warm_up: WarmUp | None = None
+        self.known = Knowledge(slo, stage)
         self.baseline_s = math.inf
         self.moved: Doubt | None = None
         self.failing: Doubt | None = None
         self.generator: tuple[Doubt, ...] = ()
         self.is_refining = False
         self.is_confirmed = False
-        self.blur = 0.0
         self.status: Status | None = None
-        self._warm_since = 0
         self._looks = 0
         self._looked_at_requests = 0
         self._looked_s = 0.0
         self._low_qps = 0.0
         self._invalid = 0
-        self._believed: tuple[WarmUp | None, list[Window]] = (None, [])
 
     def script(self) -> Script:
         """What is asked for, in its order."""
         stage, rates = self._stage, self._range
         if rates.is_bounded:
             gentle_qps = rates.min_qps or rates.max_qps / 10
-            self.warm_up = yield from open_loop(stage, gentle_qps)
+            self.known.warm_up = yield from open_loop(stage, gentle_qps)
             start_qps = gentle_qps
         else:
-            self.warm_up = yield from closed_loop(stage)
-            start_qps = rates.within(max(START_SHARE * self.warm_up.reached_qps, LEAST_QPS))
-        self.baseline_s = self.warm_up.baseline_s
+            self.known.warm_up = yield from closed_loop(stage)
+            start_qps = rates.within(max(START_SHARE * self.known.warm_up.reached_qps, LEAST_QPS))
+        self.baseline_s = self.known.warm_up.baseline_s
         self._looked_at_requests = stage.requests
         limited = yield from self._ramp(start_qps)
         if limited:
@@ -145,8 +130,8 @@ class Hunt:
                 self._low_qps, self.baseline_s = rate, window.median_s()
             if rate >= self._range.max_qps:
                 return (yield from self._holds_at_max())
-            if self._saturation is not None and self.evidence():
-                self.update()
+            if self.known.saturation is not None and self.known.evidence():
+                self.known.update()
                 return True
             rate = min(self._range.max_qps, self._below_saturation(rate * _step(self._pressure(window), use)))
         return True
@@ -175,21 +160,21 @@ class Hunt:
                 self._low_qps, self.baseline_s = rate, window.median_s()
                 return True
         self.status = "unattainable"
-        self.failing = fails_at_any_rate(self.evidence(), self._slo)
+        self.failing = fails_at_any_rate(self.known.evidence(), self._slo)
         return False
 
     def _below_saturation(self, rate: float) -> float:
         """No step of the ramp leads to where the server is known to saturate."""
-        warm_up = self.warm_up
+        warm_up = self.known.warm_up
         if warm_up is None or warm_up.saturation is None:
             return rate
-        return min(rate, RAMP_SHARE * warm_up.saturation.qps / self._slower_now())
+        return min(rate, RAMP_SHARE * warm_up.saturation.qps / self.known.slower_now())
 
     def _fails_at_min(self, rate: float) -> Generator[Probe, Observation, bool]:
         """Look again at the lowest rate allowed: what fails twice there is unattainable."""
         window = yield from self._open(rate, PROBE_S * self._stage.scale)
-        self.update()
-        if self.beliefs.quantile(HIGH) < rate * 1.02 or self._use(window) > 1:
+        self.known.update()
+        if self.known.beliefs.quantile(HIGH) < rate * 1.02 or self._use(window) > 1:
             self.status = "unattainable"
             return False
         return True
@@ -198,35 +183,25 @@ class Hunt:
         """Look longer at the highest rate allowed: what holds there has no limit within reach."""
         while self._stage.left_s > STEP_S:
             yield from self._open(self._range.max_qps, PROBE_S * self._stage.scale)
-            self.update()
-            if self.is_held(self._range.max_qps) or self.beliefs.quantile(LOW) >= 0.98 * self._range.max_qps:
+            self.known.update()
+            if (
+                self.known.is_held(self._range.max_qps)
+                or self.known.beliefs.quantile(LOW) >= 0.98 * self._range.max_qps
+            ):
                 self.status = "no_limit_found"
                 return False
-            if self.beliefs.quantile(MIDDLE) < self._range.max_qps:
+            if self.known.beliefs.quantile(MIDDLE) < self._range.max_qps:
                 return True
         return False
-
-    def is_held(self, rate: float) -> bool:
-        """Whether all windows at a rate together show, at 95 %, that every bound holds there."""
-        windows = [window.counts() for window in self.evidence() if window.rate_qps >= 0.999 * rate]
-        if not windows:
-            return False
-        for index, bound in enumerate(self._slo.bounds):
-            counts = [counts[index] for counts in windows]
-            total, bad = sum(count.total for count in counts), sum(count.bad for count in counts)
-            effect = max((count.effect for count in counts), default=1.0)
-            if share_limits(bad, total, effect, LOW)[1] > bound.allowed_share:
-                return False
-        return True
 
     def _refine(self) -> Script:
         """Ask where the posterior is undecided, on both sides in turn, until it is narrow and confirmed."""
         above, scale = False, self._stage.scale
         while self._stage.left_s > 1.0 and not self.generator:
-            if not self.evidence():
+            if not self.known.evidence():
                 return
-            self.update()
-            width = self.beliefs.width()
+            self.known.update()
+            width = self.known.beliefs.width()
             if width <= ENOUGH * self._tolerance and self.is_confirmed and self._has_looked:
                 return
             if self._is_beyond_reach():
@@ -235,11 +210,11 @@ class Hunt:
                 yield from self._look_at_warmth()
                 continue
             if width <= self._tolerance and not self.is_confirmed:
-                yield from self._open(self._range.within(self.beliefs.quantile(0.25)), SOAK_S * scale)
-                self.update()
-                self.is_confirmed = self.beliefs.width() <= 1.1 * self._tolerance
+                yield from self._open(self._range.within(self.known.beliefs.quantile(0.25)), SOAK_S * scale)
+                self.known.update()
+                self.is_confirmed = self.known.beliefs.width() <= 1.1 * self._tolerance
                 continue
-            is_first_look = width > WIDE and len(self.evidence()) < FEW
+            is_first_look = width > WIDE and len(self.known.evidence()) < FEW
             seconds = (STEP_S if is_first_look else PROBE_S) * scale
             if self._stage.left_s < 1.5 * seconds:
                 seconds = self._stage.left_s
@@ -249,11 +224,11 @@ class Hunt:
     @property
     def _has_looked(self) -> bool:
         """Whether the server's warmth was looked at again, where a closed loop may."""
-        return self._looks > 0 or self.warm_up is None or self.warm_up.warmth is None
+        return self._looks > 0 or self.known.warm_up is None or self.known.warm_up.warmth is None
 
     def _is_look_due(self) -> bool:
         """Whether to look again how warm the server is: once some time after, then while a doubt is left."""
-        stage, warm_up = self._stage, self.warm_up
+        stage, warm_up = self._stage, self.known.warm_up
         if warm_up is None or warm_up.warmth is None or self._looks >= MOST_LOOKS:
             return False
         if self._looks == 0:
@@ -261,71 +236,61 @@ class Hunt:
         cold = warm_up.warmth.still_cold(stage.requests, COLD_BY)
         if cold > DOUBTED and stage.requests > CHECK_AGAIN * self._looked_at_requests:
             return True
-        return self._is_idle and cold > LEAST_DOUBT and stage.now_s - self._looked_s > IDLE_S * stage.scale
-
-    @property
-    def _is_idle(self) -> bool:
-        """Whether the capacity seems so far below what is served under full load that little is done."""
-        if self._saturation is None or self.beliefs.is_empty:
-            return False
-        return self.beliefs.quantile(MIDDLE) < IDLE * self._saturation.qps
+        idle_s = stage.now_s - self._looked_s
+        return self.known.is_idle and cold > LEAST_DOUBT and idle_s > IDLE_S * stage.scale
 
     def _look_at_warmth(self) -> Script:
         """See that the server is as warm as it seemed; else warm it up further and begin anew."""
-        stage = self._stage
+        stage, known = self._stage, self.known
         self._looks += 1
-        if self.warm_up is None or stage.left_s < LEAST_LEFT * stage.budget_s:
+        if known.warm_up is None or stage.left_s < LEAST_LEFT * stage.budget_s:
             return
-        look = yield from look_again(stage, self.warm_up, IDLE_DOUBT if self._is_idle else DOUBT)
-        self.warm_up = look.warm_up
+        look = yield from look_again(stage, known.warm_up, IDLE_DOUBT if known.is_idle else DOUBT)
+        known.warm_up = look.warm_up
         self._looked_at_requests, self._looked_s = stage.requests, stage.now_s
         if look.ratio < SLOWER:
             self.moved = Doubt(
                 "server_changed",
-                f"with {self.warm_up.concurrency} requests in flight it served {look.ratio:.0%} of what it "
+                f"with {look.warm_up.concurrency} requests in flight it served {look.ratio:.0%} of what it "
                 "did after the warm-up",
                 "a fresh server, or max_qps below what it takes",
             )
         if look.is_faster:
-            self._warm_since = len(stage.windows)
+            known.begin_anew()
         elif look.is_warm:
             return
         self.is_confirmed = False
-        self.warm_up = yield from closed_loop(stage, concurrency=self.warm_up.concurrency)
+        known.warm_up = yield from closed_loop(stage, concurrency=look.warm_up.concurrency)
         self._looked_at_requests, self._looked_s = stage.requests, stage.now_s
         # The next window tells what to believe now.
-        rate = self._range.within(max(START_SHARE * self.warm_up.reached_qps, LEAST_QPS))
+        rate = self._range.within(max(START_SHARE * known.warm_up.reached_qps, LEAST_QPS))
         window = yield from self._open(rate, STEP_S * stage.scale)
         self._low_qps, self.baseline_s = rate, window.median_s()
 
     def _next_rate(self, width: float, *, above: bool) -> float:
         """A rate that will tell much, within what the posterior supports and the server should bear."""
-        beliefs = self.beliefs
+        beliefs = self.known.beliefs
         middle = beliefs.quantile(MIDDLE)
         if width > WIDE:
             # Asked at the middle again and again, bursts of a queue and spikes by the clock stay alike.
-            few = len(self.evidence()) < FEW
+            few = len(self.known.evidence()) < FEW
             rate = beliefs.quantile(CAREFUL) if few else beliefs.telling_rate(PROBE_S * self._stage.scale)
         elif above:
             rate = max(beliefs.quantile(0.7), ABOVE * middle)
         else:
             rate = min(beliefs.quantile(0.3), BELOW * middle)
         # A handful of requests tells nothing of one in a hundred, nor does it warm anything up.
-        rate = max(rate, LEAST_SHARE * self.warm_up.reached_qps) if self.warm_up else rate
+        rate = max(rate, LEAST_SHARE * self.known.warm_up.reached_qps) if self.known.warm_up else rate
         while rate > middle and beliefs.use_at(rate) > MOST_USE:
             rate = max(middle, rate * 0.995)
-        return self._range.within(rate / self._slower_now())
-
-    def _slower_now(self) -> float:
-        """By what factor the server's capacity is still below that of the warm one."""
-        warmth = self.warm_up.warmth if self.warm_up else None
-        return math.exp(COLD_EXPONENT * warmth.slowdown(self._stage.requests)[0]) if warmth else 1.0
+        return self._range.within(rate / self.known.slower_now())
 
     def _is_beyond_reach(self) -> bool:
         """Whether the capacity is below the lowest rate allowed or above the highest, beyond doubt."""
-        if self._range.min_qps is not None and self.beliefs.quantile(HIGH) < self._range.min_qps:
+        low_qps, high_qps = (self.known.beliefs.quantile(rank) for rank in (LOW, HIGH))
+        if self._range.min_qps is not None and high_qps < self._range.min_qps:
             self.status = "unattainable"
-        elif self.beliefs.quantile(LOW) > self._range.max_qps and self.is_held(self._range.max_qps):
+        elif low_qps > self._range.max_qps and self.known.is_held(self._range.max_qps):
             self.status = "no_limit_found"
         return self.status is not None
 
@@ -362,52 +327,6 @@ class Hunt:
                 f"overload and {control.median_s() * 1000:.3g} ms after it",
                 "a fresh server, or max_qps below the overload",
             )
-
-    # What the script decides by.
-
-    def evidence(self) -> list[Window]:
-        """The windows that say something of the server as it now is."""
-        return [
-            window
-            for window in self._stage.windows[self._warm_since :]
-            if window.is_evidence and window.evidence.seconds > 0 and not is_doubted(window, self._slo)
-        ]
-
-    def update(self) -> None:
-        """Let the beliefs follow from the evidence there is."""
-        found = self.evidence()
-        if found and self.warm_up is self._believed[0] and found == self._believed[1]:
-            return
-        self._believed = (self.warm_up, found)
-        warm = [window for window in found if self._slowdown(window)[0] < math.log(MOST_SLOWDOWN)]
-        if not warm and self._saturation is None:
-            warm = found[-1:]
-        for window in warm:
-            window.load_factor = math.exp(COLD_EXPONENT * self._slowdown(window)[0])
-        # What is not known of the cold start moves all windows together.
-        requests = [window.sent for window in warm]
-        errors = [self._slowdown(window)[1] * window.sent for window in warm]
-        self.blur = COLD_EXPONENT * sum(errors) / max(sum(requests), 1)
-        self.beliefs.take(warm, self._saturation, self.blur)
-
-    @property
-    def is_steady(self) -> bool:
-        """Whether the server got steady, and a cold start was followed to where it is known what it costs."""
-        warm_up = self.warm_up
-        if warm_up is None or warm_up.warmth is None:
-            return warm_up is None or warm_up.steady
-        # Little work cannot show much: a server that seems slow must be warm with little doubt.
-        doubt = IDLE_DOUBT if self._is_idle else LIKELY
-        return warm_up.steady and self.blur <= MOST_BLUR and is_warm(self._stage, warm_up.warmth, doubt)
-
-    def _slowdown(self, window: Window) -> tuple[float, float]:
-        """The logarithm of how much slower than in the end the server was then, and its deviation."""
-        warmth = self.warm_up.warmth if self.warm_up else None
-        return warmth.slowdown(window.requests_before + window.sent / 2) if warmth else (0.0, 0.0)
-
-    @property
-    def _saturation(self) -> Saturation | None:
-        return self.warm_up.saturation if self.warm_up else None
 
     def _use(self, window: Window) -> float:
         """How many times the allowed share was used, by the bound that used most of it."""
