@@ -82,7 +82,8 @@ def _sizes(rate: Floats, rng: np.random.Generator) -> Floats:
     """Standard normal deviates, each like the one before and like the rate."""
     own = _autoregressive(rng.standard_normal(len(rate)), NEIGHBOURS)
     rate = (rate - rate.mean()) / (rate.std() or 1.0) if len(rate) else rate
-    return SPELL_SIZE * rate + np.sqrt(1 - SPELL_SIZE**2) * own
+    sizes: Floats = SPELL_SIZE * rate + np.sqrt(1 - SPELL_SIZE**2) * own
+    return sizes
 
 
 def _autoregressive(noise: Floats, keeps: float) -> Floats:

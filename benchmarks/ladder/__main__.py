@@ -7,6 +7,7 @@ traffic. All on paper, from public traces: some minutes on one core.
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import sys
 from collections.abc import Callable, Sequence
@@ -71,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = measure(
             name,
             recorded,
-            lambda chosen=chosen, recorded=recorded: chosen.make_model(recorded),
+            functools.partial(chosen.make_model, recorded),
             chosen.slots,
             rungs=options.rungs,
             seeds=options.seeds,

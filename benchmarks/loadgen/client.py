@@ -23,7 +23,7 @@ from benchmarks.loadgen.measuring import memory, sustain, switch, target_of
 from benchmarks.loadgen.processes import tree_cpu_s
 from pytest_capacity.load.guard import resolve
 from pytest_capacity.protocols import Encoded, LoadReport, LoadSession, Outcome, Samples
-from pytest_capacity.traffic.arrivals import make_schedule
+from pytest_capacity.traffic.arrivals import Arrivals, make_schedule
 
 TICK_S = 0.25
 """How often the product's own loop collects."""
@@ -77,7 +77,7 @@ def closed(job: Job) -> Answer:
 def open_loop(job: Job) -> Answer:
     """Play a schedule, first to warm up and then to be measured; the columns tell of the second part."""
     rng = np.random.default_rng(job.seed)
-    arrivals = "poisson" if job.poisson else "constant"
+    arrivals: Arrivals = "poisson" if job.poisson else "constant"
     warm = make_schedule("constant", job.rate_qps, job.warm_s, 1, rng).offsets_s
     measured = make_schedule(arrivals, job.rate_qps, job.seconds, 1, rng).offsets_s + job.warm_s
     index = np.repeat(np.array([WARM_TAG, TAG], dtype=np.int64), [len(warm), len(measured)])
@@ -101,7 +101,7 @@ def open_loop(job: Job) -> Answer:
     table = columns_of(kept, len(warm), len(measured), origin_s, start_s + measured)
     if job.columns:
         np.savez(Path(job.columns), **table)  # type: ignore[arg-type]  # columns by name
-    late_s = table["sent_s"] - table["intended_s"]
+    late_s = table["sent_s"].astype(np.float64) - table["intended_s"].astype(np.float64)
     late_s = late_s[~np.isnan(late_s)]
     return {
         "begin_s": origin_s + start_s + job.warm_s,

@@ -168,8 +168,8 @@ def _interruptions_wait() -> Iterator[None]:
     finally:
         for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
-    for number in came:
-        signal.raise_signal(number)
+    for arrived in came:
+        signal.raise_signal(arrived)
 
 
 def on_cores(command: Sequence[str], cores: Iterable[int] | None) -> list[str]:
