@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from typing import Any
 
@@ -16,12 +17,18 @@ from pytest_capacity.search.doubts import Doubt
 from pytest_capacity.search.found import CapacityResult
 from pytest_capacity.search.posterior import BoundPosterior, WindowCount
 from pytest_capacity.search.verdict import judge_search
+from pytest_capacity.simulate import drive as simulated_drive
+from pytest_capacity.simulate.arriving import poisson
+from pytest_capacity.simulate.server import SimulatedServer
+from pytest_capacity.simulate.spec import ServerSpec
 from pytest_capacity.slo import SLO, Verdict
 from tests.virtual import Drive, VirtualServer
 
 P99_50 = SLO(p99_ms=50)
 CAPACITY = 185.4
 """Of ``two_workers``, from 300,000 requests a rate and bisection."""
+SHEDDING_CAPACITY = 1103.4
+"""Of the server that turns requests away, by ``pytest-capacity simulate --truth``."""
 
 
 def lognormal(now_s: float, rng: np.random.Generator) -> float:  # noqa: ARG001 - a service time's signature
@@ -88,6 +95,23 @@ class TestWhatItFinds:
 
         assert found.capacity_qps is not None
         assert 80 < found.capacity_qps < 160
+
+    def test_a_server_that_turns_away_what_it_cannot_hold_is_known_as_well_as_others(self) -> None:
+        """Its failures come nearly one by one: a full queue's memory is short, whatever the latency limit."""
+        spec = ServerSpec(
+            batch_max=23, batch_wait_s=0.005, cost_base_s=0.0042, cost_item_s=0.00048, queue_max=16
+        )
+
+        found = []
+        for seed in range(5):
+            controller = CapacitySearch(P99_50)
+            simulated_drive.Drive(SimulatedServer(spec, seed), poisson(seed), 0.05).play(controller)
+            found.append(controller.result())
+
+        intervals = [(one.ci_low_qps or 0.0, one.ci_high_qps or math.inf) for one in found]
+        assert sum(low <= SHEDDING_CAPACITY <= high for low, high in intervals) >= 4
+        assert max(high / low for low, high in intervals) < 1.2
+        assert "ill_conditioned" not in {one.status for one in found}
 
     @pytest.mark.parametrize("budget_s", [2, 4, 5, 6.5, 8, 9.5, 12])
     def test_however_soon_it_ends_what_stands_can_be_told(self, budget_s: float) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import special, stats
 
-from pytest_capacity.stats.batches import batch_of, design_effect, few_batches_factor, late_effect
+from pytest_capacity.stats.batches import batch_of, design_effect, few_batches_factor, late_effect, spreads
 from pytest_capacity.stats.intervals import (
     beta_quantile,
     incomplete_beta,
@@ -100,6 +100,18 @@ def test_requests_that_fail_together_count_as_few() -> None:
     bad = np.repeat(rng.random(4_000) < 0.05, 50)
 
     assert design_effect(bad, np.arange(200_000) // 1_000) == pytest.approx(50, rel=0.35)
+
+
+def test_short_runs_together_show_the_bursts_that_none_shows_alone() -> None:
+    """Runs of 50 identical outcomes again, a twentieth of them bad: six seconds hold four or so."""
+    rng = np.random.default_rng(5)
+    windows = [np.repeat(rng.random(80) < 0.05, 50) for _ in range(50)]
+
+    sums = np.sum([spreads(bad, np.arange(4_000) // 500) for bad in windows], axis=0)
+
+    assert sums[0] / sums[1] == pytest.approx(50, rel=0.35)
+    assert spreads(np.zeros(100, dtype=bool), np.arange(100) // 10) == (0.0, 0.0)
+    assert spreads(np.ones(100, dtype=bool), np.arange(100) // 10) == (0.0, 0.0)
 
 
 def test_one_burst_in_a_run_leaves_the_share_wide_open() -> None:

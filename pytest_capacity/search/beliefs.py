@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import NormalDist
 
 import numpy as np
 
-from pytest_capacity.search.posterior import BoundPosterior
+from pytest_capacity.search.posterior import BoundPosterior, WindowCount
 from pytest_capacity.search.spikes import SpikeShare, spike_share
 from pytest_capacity.search.tail import Saturation, TailPosterior
 from pytest_capacity.search.windows import Window
@@ -25,6 +26,8 @@ UNKNOWN_LOAD = 0.7
 FAILING = 0.3
 """Where this share of the late requests have failed, latencies do not say where the limit lies."""
 LEAST_FAILED = 5
+PRIOR_FAILED = 40.0
+"""So many failures outweigh what is expected beforehand of how they come in bursts."""
 _BELOW, _ABOVE = 2.0, 2.5
 
 
@@ -65,7 +68,9 @@ class Beliefs:
                 levels = [window.levels(bound) for window in windows]
                 posterior.take(levels, saturation, _spikes(windows, bound, saturation, posterior))
             elif posterior is not None:
-                posterior.take([window.counts()[index] for window in windows])
+                counts = [window.counts()[index] for window in windows]
+                is_about_failures = fails or bound.limit_ms is None
+                posterior.take(_pooled(counts, windows) if is_about_failures else counts)
             if posterior is not None:
                 self._active[index] = posterior
 
@@ -152,6 +157,19 @@ class Beliefs:
             if isinstance(posterior, TailPosterior)
         ]
         return max(uses, default=0.0)
+
+
+def _pooled(counts: Sequence[WindowCount], windows: Sequence[Window]) -> list[WindowCount]:
+    """The same counts with the design effect that failures in all windows together show.
+
+    A full queue turns requests away in bursts as long as its own memory, which no latency limit tells: what
+    is expected beforehand is soon outweighed by what is seen.
+    """
+    sums = np.array([window.failure_spreads() for window in windows]).reshape(len(windows), -1, 2).sum(axis=0)
+    seen = float((sums[:, 0] / np.maximum(sums[:, 1], 1e-9)).max()) if len(sums) else 1.0
+    failed = sum(window.failed for window in windows)
+    weight = PRIOR_FAILED / (PRIOR_FAILED + failed)
+    return [replace(count, effect=max(1.0, weight * count.effect + (1 - weight) * seen)) for count in counts]
 
 
 def _spikes(

@@ -51,7 +51,7 @@ class BoundPosterior:
         self._floor = (FLOORS * allowed_share)[None, None, :]
         scaled = (allowed_share - self._floor) / (1 - self._floor)
         self._level = np.log(scaled / (1 - scaled))
-        self._known: dict[WindowCount, Floats] = {}
+        self._known: dict[tuple[float, int, int], Floats] = {}
         self._prior = np.broadcast_to(
             np.log(SLOPE_WEIGHTS)[None, :, None], (POINTS, len(SLOPES), len(FLOORS))
         )
@@ -59,12 +59,13 @@ class BoundPosterior:
         self._set(np.zeros_like(self._prior))
 
     def take(self, counts: Sequence[WindowCount]) -> None:
-        """Replace the evidence by these windows; those seen before cost nothing."""
-        known = {count: self._known.get(count) for count in counts}
-        self._known = {c: self._likelihood(c) if seen is None else seen for c, seen in known.items()}
+        """Replace the evidence by these windows; those seen before cost little."""
+        before, self._known = self._known, {}
         total = np.zeros_like(self._weight)
         for count in counts:
-            total += self._known[count]
+            key = (count.rate_qps, count.bad, count.total)
+            self._known[key] = before[key] if key in before else self._likelihood(*key)
+            total += np.maximum(self._known[key] / count.effect, LEAST_NATS)
         self._set(total)
 
     def quantile(self, probability: float) -> float:
@@ -104,17 +105,17 @@ class BoundPosterior:
         weights: Floats = self._weight.sum(axis=0).ravel()
         return numbers, weights
 
-    def _likelihood(self, count: WindowCount) -> Floats:
-        if count.total == 0:
+    def _likelihood(self, rate_qps: float, seen: int, total: int) -> Floats:
+        """That of independent requests, by the logarithm, 0 where it is greatest."""
+        if total == 0:
             return np.zeros_like(self._weight)
-        total = count.total / count.effect
-        bad = min(count.bad / count.effect, min(0.9, MOST_BAD * self._allowed) * total)
-        distance = self._level + self._slope * (np.log(count.rate_qps) - self._log_rate)
+        bad = min(seen, min(0.9, MOST_BAD * self._allowed) * total)
+        distance = self._level + self._slope * (np.log(rate_qps) - self._log_rate)
         share = self._floor + (1 - self._floor) / (1 + np.exp(-np.clip(distance, -50, 50)))
         share = np.clip(share, 1e-9, 1 - 1e-9)
         likelihood = bad * np.log(share) + (total - bad) * np.log1p(-share)
-        limited: Floats = np.maximum(likelihood - likelihood.max(), LEAST_NATS)
-        return limited
+        below: Floats = likelihood - likelihood.max()
+        return below
 
     def _set(self, log_weight: Floats) -> None:
         log_weight = log_weight + self._prior

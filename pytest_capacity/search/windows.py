@@ -13,11 +13,13 @@ from pytest_capacity.search.spikes import Spike, find_spikes, outside
 from pytest_capacity.search.tail import LevelCounts
 from pytest_capacity.search.tailform import LEVELS
 from pytest_capacity.slo import SLO, Bound
-from pytest_capacity.stats.batches import batch_of, design_effect
+from pytest_capacity.stats.batches import batch_of, design_effect, spreads
 
 BLOCK_LIMITS = 5.0
 """Blocks of five latency limits: a burst near capacity lasts a few of them, whatever the limit is."""
 BLOCK_MIN_S = 0.25
+LONG_BLOCKS = 4
+"""Failures of a server that is slow for a while come in longer bursts than its queue's own."""
 PRIOR_BLOCKS = 20.0
 """How many blocks of its own a window needs before its design effect outweighs the expected one."""
 PRIOR_LIMITS = 2.5
@@ -46,6 +48,8 @@ class Window:
         self._spikes: dict[Bound, list[Spike]] = {}
         self._levels: dict[Bound, LevelCounts] = {}
         self._uses: dict[float, float] = {}
+        self._counts: list[WindowCount] = []
+        self._failure_spreads: tuple[tuple[float, float], ...] = ()
 
     @property
     def is_evidence(self) -> bool:
@@ -96,6 +100,7 @@ class Window:
         self._spikes.clear()
         self._levels.clear()
         self._uses.clear()
+        self._counts, self._failure_spreads = [], ()
         if self.last is None or observation.now_s > self.last.now_s:
             self.last = observation
             self.now_s = max(self.now_s, observation.now_s)
@@ -117,6 +122,11 @@ class Window:
 
     def counts(self) -> list[WindowCount]:
         """The window's evidence, one count for each bound of the SLO."""
+        if not self._counts:
+            self._counts = self._count()
+        return self._counts
+
+    def _count(self) -> list[WindowCount]:
         intended, latency, failed = self.evidence.columns()
         block_s = max(BLOCK_MIN_S, BLOCK_LIMITS * self._limit_s)
         start_s = float(intended[0]) if len(intended) else self.start_s
@@ -133,6 +143,18 @@ class Window:
             effect = max(shrunk, own if blocks > 2 else 1.0)
             counts.append(WindowCount(self.rate_qps, int(bad.sum()), len(bad), effect))
         return counts
+
+    def failure_spreads(self) -> tuple[tuple[float, float], ...]:
+        """For short and long blocks, the variance of the count of failures, and that of independent ones."""
+        if not self._failure_spreads:
+            intended, _, failed = self.evidence.columns()
+            start_s = float(intended[0]) if len(intended) else self.start_s
+            block_s = max(BLOCK_MIN_S, BLOCK_LIMITS * self._limit_s)
+            self._failure_spreads = tuple(
+                spreads(failed, batch_of(intended, start_s, length_s))
+                for length_s in (block_s, LONG_BLOCKS * block_s)
+            )
+        return self._failure_spreads
 
     def share_of(self, index: int) -> float:
         """The share of bad requests under one bound, by its index; 0 without any request."""

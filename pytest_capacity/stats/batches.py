@@ -38,15 +38,25 @@ def design_effect(bad: npt.NDArray[np.bool_], batch: Ints) -> float:
     A ratio estimator over the batches, which may differ in size. 1 where there are fewer than two batches or
     where all requests or none are bad.
     """
+    spread, independent = spreads(bad, batch)
+    return max(1.0, spread / independent) if independent else 1.0
+
+
+def spreads(bad: npt.NDArray[np.bool_], batch: Ints) -> tuple[float, float]:
+    """The variance of the count of bad requests that batches show, and that of independent ones.
+
+    Their ratio is the design effect; sums over several windows pool it. Both are 0 where there are fewer than
+    two batches or where all requests or none are bad.
+    """
     sizes = np.bincount(batch)
     counts = np.bincount(batch, weights=bad)[sizes > 0]
     sizes = sizes[sizes > 0]
     total, batches = float(sizes.sum()), len(sizes)
     share = float(counts.sum()) / total if total else 0.0
     if batches < 2 or share in (0.0, 1.0):
-        return 1.0
+        return 0.0, 0.0
     spread = float(((counts - share * sizes) ** 2).sum()) * batches / (batches - 1)
-    return max(1.0, spread / (total * share * (1 - share)))
+    return spread, total * share * (1 - share)
 
 
 def few_batches_factor(batches: int, alpha: float) -> float:
