@@ -16,7 +16,7 @@ import pytest
 
 from pytest_capacity.cli import main
 from pytest_capacity.search.capacity import CapacitySearch
-from pytest_capacity.simulate import command, truth
+from pytest_capacity.simulate import command, spells, truth
 from pytest_capacity.simulate.arriving import Arriving, poisson
 from pytest_capacity.simulate.command import read_seeds
 from pytest_capacity.simulate.drive import Drive
@@ -289,6 +289,24 @@ def test_what_are_no_seeds_is_refused(text: str) -> None:
             "--max-qps has no meaning with --sustain-qps",
         ),
         (["server.yaml", "--p99-ms", "50", "--budget-s", "inf"], "--budget-s inf must be positive"),
+        (["server.yaml", "--p99-ms", "50", "--budget-s", "1e9"], "--budget-s 1e+09: at most 100,000"),
+        (["server.yaml", "--p99-ms", "50", "--seeds", ""], "--seeds : give seeds like"),
+        (
+            ["server.yaml", "--p99-ms", "50", "--at-qps", "1e9", "--seconds", "20"],
+            "--at-qps 1e+09 and --seconds 20 are 2e+10 requests; at most 20,000,000 are simulated",
+        ),
+        (
+            ["server.yaml", "--p99-ms", "50", "--sustain-qps", "1e9"],
+            "--sustain-qps 1e+09 and --budget-s 60 are 6e+10 requests",
+        ),
+        (
+            ["server.yaml", "--p99-ms", "50", "--at-qps", "1e-9", "--seconds", "20"],
+            "no request came in --seconds 20 at 1e-09/s: nothing to tell",
+        ),
+        (
+            ["hopeless.yaml", "--p99-ms", "50", "--at-qps", "9"],
+            "more than 1,000 pauses, spikes or slow spells",
+        ),
         (["server.yaml", "--p99-ms", "50", "--tolerance", "0"], "tolerance=0"),
         (
             ["server.yaml", "--p99-ms", "50", "--min-qps", "9", "--max-qps", "5"],
@@ -301,9 +319,15 @@ def test_what_are_no_seeds_is_refused(text: str) -> None:
     ],
 )
 def test_what_makes_no_sense_exits_with_2_and_one_line(
-    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.setattr(spells, "MOST_SPELLS", 1_000)
     Path("wrong.yaml").write_text("workers: 0\ncost_base_s: 1")
+    # Seconds for milliseconds: each request takes as long as 10,000 pauses are apart.
+    Path("hopeless.yaml").write_text("cost_base_s: 1000\npause: {every_s: 0.1, duration_s: 0.01}")
     Path("short.jsonl").write_text('{"t": 1}\n')
     code = main(["simulate", *arguments, "--json"])
 

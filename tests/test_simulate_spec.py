@@ -102,6 +102,20 @@ def test_what_is_not_said_is_as_the_design_has_it() -> None:
         ({"spikes": {"rate_hz": 50, "low_s": 0, "high_s": 1}}, "spikes.rate_hz is too high"),
         ({"neighbour": {"on_s": 1, "off_s": 1, "factor": 0}}, "neighbour.factor=0 must be positive"),
         ({"cold": {"factor": 2}}, "cold needs requests"),
+        ({"cost_item_s": 10**400}, "cost_item_s must be at most 1e\\+09"),
+        ({"workers": 10**18}, "workers must be at most 1,000,000"),
+        ({"size": {"lognormal_sigma": 50}}, "size.lognormal_sigma must be at most 4"),
+        ({"pause": {"every_s": 1e-9, "duration_s": 1e-10}}, "pause.every_s=1e-09 must be at least 0.001"),
+        ({"pause": {"every_s": 1, "duration_s": 0.1, "jitter": 1e300}}, "pause.jitter must be at most 1,000"),
+        (
+            {"spikes": {"rate_hz": 1e8, "low_s": 1e-10, "high_s": 1e-9}},
+            "spikes.rate_hz must be at most 1,000",
+        ),
+        (
+            {"neighbour": {"on_s": 1e-9, "off_s": 1, "factor": 2}},
+            "neighbour.on_s=1e-09 must be at least 0.001",
+        ),
+        ({"neighbour": {"on_s": 1, "off_s": 1, "factor": math.inf}}, "neighbour.factor=inf must be a number"),
         (
             {"overload": {"backlog": -1, "factor": 2, "recover_s": 0}},
             "overload.backlog=-1 must be at least 0",
@@ -122,7 +136,19 @@ def test_a_file_that_holds_no_mapping_is_refused_by_its_name(tmp_path: Path, tex
         ServerSpec.load(path)
 
 
-@pytest.mark.parametrize("text", [b"a: [1", b"workers: \xff", b"a: !!python/object/apply:os.getcwd []"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"a: [1",
+        b"workers: \xff",
+        b"a: !!python/object/apply:os.getcwd []",
+        b"pause: &a {every_s: *a}\ncost_item_s: .01",
+        b"size: " + b"[" * 3000,
+        b"cost_item_s: 1" + b"0" * 5000,
+        b"cost_item_s: 0.01\ncost_item_s: 0.02",
+        b"# " + b"x" * 2**20,
+    ],
+)
 def test_what_is_no_plain_yaml_is_refused_in_one_line(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "server.yaml"
     path.write_bytes(text)

@@ -26,6 +26,9 @@ from pytest_capacity.slo import SLO, Verdict
 
 BUDGET_S, TOLERANCE, SECONDS, SEEDS = 60.0, 0.08, 5000.0, "0"
 MOST_SEEDS = 10_000
+MOST_BUDGET_S = 100_000.0
+MOST_REQUESTS = 20_000_000
+"""They take half a minute and some gigabytes."""
 
 Answer = tuple[Json, list[str]]
 """One JSON document, and the same in lines for people."""
@@ -61,7 +64,7 @@ def answer(options: argparse.Namespace, slo: SLO) -> Answer:
     """
     kind = _kind(options)
     _check_options(options, kind)
-    seeds = read_seeds(options.seeds or SEEDS)
+    seeds = read_seeds(SEEDS if options.seeds is None else options.seeds)
     setting = Setting(ServerSpec.load(options.server), slo, _arrivals(options))
     if kind == "a search":
         return _search(setting, options, seeds)
@@ -102,6 +105,20 @@ def _check_options(options: argparse.Namespace, kind: str) -> None:
         value = getattr(options, name)
         if value is not None and not (math.isfinite(value) and value > 0):
             raise ValueError(f"--{name.replace('_', '-')} {value:g} must be positive")
+    if options.budget_s is not None and options.budget_s > MOST_BUDGET_S:
+        raise ValueError(f"--budget-s {options.budget_s:g}: at most {MOST_BUDGET_S:,.0f}")
+    if options.at_qps is not None:
+        _check_count("--at-qps", options.at_qps, "--seconds", options.seconds or SECONDS)
+    if options.sustain_qps is not None:
+        _check_count("--sustain-qps", options.sustain_qps, "--budget-s", options.budget_s or BUDGET_S)
+
+
+def _check_count(rate_name: str, rate_qps: float, time_name: str, seconds: float) -> None:
+    if rate_qps * seconds > MOST_REQUESTS:
+        raise ValueError(
+            f"{rate_name} {rate_qps:g} and {time_name} {seconds:g} are {rate_qps * seconds:.3g} requests; "
+            f"at most {MOST_REQUESTS:,} are simulated"
+        )
 
 
 def _arrivals(options: argparse.Namespace) -> Callable[[int], Arriving]:
@@ -183,6 +200,8 @@ def _long_run(setting: Setting, options: argparse.Namespace, seed: int) -> Answe
     shares, requests = bad_shares(
         setting.spec, setting.slo, options.at_qps, seconds, arrivals=arrivals, seed=seed
     )
+    if not requests:
+        raise ValueError(f"no request came in --seconds {seconds:g} at {options.at_qps:g}/s: nothing to tell")
     # Who fails is late under every bound, who is late under a large one is so under a small one too: what
     # is bad under any bound is bad under the strictest.
     bad = float(shares.max())

@@ -72,6 +72,18 @@ class Overload:
 
 Part = TypeVar("Part", Pause, Spikes, Neighbour, Cold, Overload)
 _PARTS = {"pause": Pause, "spikes": Spikes, "neighbour": Neighbour, "cold": Cold, "overload": Overload}
+MOST_NUMBER = 1e9
+"""No time, size, count or factor of a server is larger."""
+MOST_BYTES = 2**20
+MOST = {
+    "workers": 1_000_000,
+    "batch_max": 1_000_000,
+    "size.lognormal_sigma": 4.0,
+    "pause.jitter": 1000.0,
+    "spikes.rate_hz": 1000.0,
+}
+LEAST = {"pause.every_s": 0.001, "neighbour.on_s": 0.001, "neighbour.off_s": 0.001}
+"""What is drawn more often would take hours to play; of sizes spread wider none is like their mean."""
 EXPONENT = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+")
 MOST_SPIKES_AT_ONCE = 4.0
 """With four spikes at any moment the server works 2 % of the time; with many more it never does."""
@@ -107,6 +119,8 @@ class ServerSpec:
             value = getattr(self, name)
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise ServerError(f"{name}={value!r} must be a whole number of at least 1")
+            if value is not None and value > MOST.get(name, math.inf):
+                raise ServerError(f"{name} must be at most {MOST[name]:,}")
         for name in ("batch_wait_s", "cost_base_s", "cost_item_s", "overhead_s", "timeout_s"):
             _check_number(name, getattr(self, name), may_be_zero=name in _MAY_BE_ZERO)
         self._check_load()
@@ -150,10 +164,33 @@ class ServerSpec:
     @classmethod
     def load(cls, path: Path) -> ServerSpec:
         """Read a YAML file; raises ServerError with the file's name, or OSError."""
+        with path.open("rb") as file:
+            data = file.read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise ServerError(f"{path}: larger than {MOST_BYTES >> 20} MiB: no server's description is")
         try:
-            return cls.of(_with_numbers(yaml.safe_load(path.read_text(encoding="utf-8"))))
-        except (ServerError, yaml.YAMLError, UnicodeDecodeError) as error:
+            return cls.of(_with_numbers(yaml.load(data, _NoKeyTwice)))  # noqa: S506 - a safe loader
+        except yaml.MarkedYAMLError as error:
+            line = f"line {error.problem_mark.line + 1}: " if error.problem_mark else ""
+            raise ServerError(f"{path}: {line}not YAML: {error.problem or error.context}") from error
+        except RecursionError as error:
+            raise ServerError(f"{path}: nested too deeply") from error
+        except (yaml.YAMLError, ValueError) as error:
             raise ServerError(f"{path}: {' '.join(str(error).split())}") from error
+
+
+class _NoKeyTwice(yaml.SafeLoader):
+    """YAML lets the last of two equal keys win; here the second is a mistake."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{key.value!r} is there twice", key.start_mark
+                )
+            seen.add(str(key.value))
+        return super().construct_mapping(node, deep)
 
 
 def _with_numbers(value: Any) -> Any:
@@ -198,7 +235,13 @@ def _required(kind: type[Any]) -> set[str]:
 
 
 def _check_number(name: str, value: object, *, may_be_zero: bool) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ServerError(f"{name}={value!r} must be a number")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ServerError(f"{name}={value!r} must be a number, and finite")
     if value < 0 or (value == 0 and not may_be_zero):
         raise ServerError(f"{name}={value!r} must be {'at least 0' if may_be_zero else 'positive'}")
+    if value < LEAST.get(name, 0.0):
+        raise ServerError(f"{name}={value!r} must be at least {LEAST[name]:g}")
+    if value > MOST.get(name, MOST_NUMBER):
+        raise ServerError(f"{name} must be at most {MOST.get(name, MOST_NUMBER):,g}")

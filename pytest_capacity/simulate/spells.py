@@ -8,9 +8,10 @@ from bisect import bisect_right
 
 import numpy as np
 
-from pytest_capacity.simulate.spec import Neighbour, Pause, Spikes
+from pytest_capacity.simulate.spec import Neighbour, Pause, ServerError, Spikes
 
 AHEAD_S = 60.0
+MOST_SPELLS = 5_000_000
 
 
 class Stops:
@@ -65,6 +66,7 @@ class Stops:
         while until_s >= self.horizon_s:
             drawn_s = self._drawn_s = max(until_s, self._drawn_s) + AHEAD_S
             self._draw(drawn_s)
+            _check_count(len(self.begins) + len(self._coming))
             while self._coming and self._coming[0][0] <= drawn_s:
                 begin_s, end_s = heapq.heappop(self._coming)
                 if self.ends and begin_s <= self.ends[-1]:
@@ -96,12 +98,24 @@ class SlowSpells:
     def __init__(self, neighbour: Neighbour, rng: np.random.Generator) -> None:
         self._neighbour, self._rng = neighbour, rng
         self._slow = False
+        self._count = 0
         self.changes_s = float(rng.exponential(neighbour.off_s))
 
     def factor(self, at_s: float) -> float:
         """The factor on work that starts now."""
         while at_s >= self.changes_s:
+            self._count += 1
+            _check_count(self._count)
             self._slow = not self._slow
             mean_s = self._neighbour.on_s if self._slow else self._neighbour.off_s
             self.changes_s += float(self._rng.exponential(mean_s))
         return self._neighbour.factor if self._slow else 1.0
+
+
+def _check_count(count: int) -> None:
+    """Give up on a server that stands still or is slowed millions of times: its work is never done."""
+    if count > MOST_SPELLS:
+        raise ServerError(
+            f"more than {MOST_SPELLS:,} pauses, spikes or slow spells until the work that waits is done: "
+            "look at the units, and whether the server can keep up"
+        )
