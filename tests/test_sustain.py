@@ -15,6 +15,10 @@ from pytest_capacity.search.doubts import generator_doubts, steadiness_doubt
 from pytest_capacity.search.found import SustainResult
 from pytest_capacity.search.plan import ALPHA, WARMUP_MIN_S, plan_sustain
 from pytest_capacity.search.sustain import Sustain
+from pytest_capacity.simulate import drive as simulated_drive
+from pytest_capacity.simulate.arriving import poisson
+from pytest_capacity.simulate.server import SimulatedServer
+from pytest_capacity.simulate.spec import Cold, ServerSpec
 from pytest_capacity.slo import SLO, Verdict
 from tests.virtual import Drive, VirtualServer
 
@@ -126,6 +130,39 @@ class TestLoad:
 
         assert result.verdict is Verdict.PASS
         assert result.warmup_s >= 2
+
+    @pytest.mark.parametrize(
+        ("spec", "qps", "seed"),
+        [
+            (
+                ServerSpec(
+                    batch_max=10,
+                    batch_wait_s=0.0053,
+                    cost_base_s=0.0112,
+                    cost_item_s=0.00118,
+                    cold=Cold(factor=3.8, requests=2600),
+                ),
+                290,
+                1,
+            ),
+            (
+                ServerSpec(cost_item_s=0.0066, lognormal_sigma=0.44, cold=Cold(factor=3.3, requests=1650)),
+                85,
+                0,
+            ),
+        ],
+        ids=["its queue stays the same for a while", "it was cold when the evidence began"],
+    )
+    def test_a_server_that_is_surely_cold_yet_does_not_fail_for_that(
+        self, spec: ServerSpec, qps: float, seed: int
+    ) -> None:
+        """Warm, it takes a tenth more than this (``pytest-capacity simulate --truth``)."""
+        controller = Sustain(P99_50, qps)
+        simulated_drive.Drive(SimulatedServer(spec, seed), poisson(seed), 0.05).play(
+            controller, controller.extend
+        )
+
+        assert controller.result().verdict is not Verdict.FAIL
 
     def test_overload_ends_long_before_the_budget(self) -> None:
         result = sustain(600)

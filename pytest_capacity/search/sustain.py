@@ -283,7 +283,8 @@ class Sustain(Ending):
         limit_s = None if limit_ms is None else limit_ms / 1000
         use = max(judged.bad_share / judged.bound.allowed_share for judged in self._bounds)
         if not is_improving(self._measured, limit_s) and not self._warming.may_gain(use, limit_s):
-            return False
+            # As warm as it gets now, but perhaps not yet when the evidence began.
+            return self._leave_out_cold()
         if self._is_spent:
             self._end_cold()
         elif not self._leave_out_cold() and not self._looks:

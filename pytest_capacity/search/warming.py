@@ -284,11 +284,13 @@ class Warming:
     def may_gain(self, use: float, limit_s: float | None) -> bool:
         """Whether a server that uses so many times the allowed share may keep within it once it is warm.
 
-        One that holds no queue, and longer than the limit whatever it is sent, has all of that to gain.
+        One that holds no queue, and longer than the limit whatever it is sent, has all of that to gain. In
+        one that is surely cold yet what is in flight may be a queue, though it stayed the same for a while.
         """
         needed = max(COLD_BY, math.log(max(use, 1.0)) / STEEPEST)
         held, needed_alone = self._held(), False
-        if limit_s is not None and len(held):
+        is_surely_cold = self.warmth().still_cold(self.done, COLD_BY) > SURELY
+        if limit_s is not None and len(held) and not is_surely_cold:
             took_s = float(held[:, 1].mean()) / max(self.served_qps(STEADY_S), 1e-9)
             needed_alone = took_s > limit_s
             needed = max(needed, math.log(took_s / limit_s)) if needed_alone else needed
