@@ -19,7 +19,7 @@ from pytest_capacity.search.stage import Stage
 from pytest_capacity.search.windows import Window
 from pytest_capacity.slo import SLO
 
-LIKELY = 0.25
+LIKELY = 0.3
 """With this probability of it a capacity is called ill-conditioned: its middle should not be trusted then."""
 SPOILT_S = 3.0
 """Longer than it takes to see that a load is to be stopped."""
