@@ -18,7 +18,7 @@ from tests import servers
 from tests.conftest import Project
 from tests.test_outcomes import record
 
-EASY = "p50_ms=200, error_rate=0.3, max_qps=60, budget_s=60"
+EASY = "p50_ms=200, error_rate=0.3, min_qps=30, max_qps=60, budget_s=60"
 
 
 @pytest.mark.slow
@@ -139,8 +139,9 @@ def test_the_shell_searches_and_prints_the_record(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     slo = ["--p50-ms", "200", "--error-rate", "0.3"]
+    rates = ["--min-qps", "30", "--max-qps", "60"]
     with servers.healthy() as server:
-        code = main(["search", server.url, *slo, "--max-qps", "60", "--budget-s", "30", "--json"])
+        code = main(["search", server.url, *slo, *rates, "--budget-s", "30", "--json"])
 
     out, err = capsys.readouterr()
     found = json.loads(out)
