@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -385,6 +386,29 @@ class TestVerdict:
         found = CapacityResult(150, 140, 160, number, "ill_conditioned", 60, 9_000)
 
         assert said in judge_search(found, 100)[1][0].text
+
+    @pytest.mark.parametrize(
+        ("require_qps", "then"),
+        [
+            (90, "allow='ill_conditioned': by its interval 90/s is a PASS"),
+            (170, "allow='ill_conditioned': by its interval 170/s is a FAIL"),
+            (150, "allow='ill_conditioned'"),
+            (None, "allow='ill_conditioned'"),
+        ],
+    )
+    def test_ill_conditioning_tells_what_allowing_it_would_lead_to(
+        self, require_qps: float | None, then: str
+    ) -> None:
+        """The interval is wide as it should be: whoever asks for far less may go by it."""
+        judged, (doubt,) = judge_search(result("ill_conditioned"), require_qps)
+
+        assert judged is Verdict.INCONCLUSIVE
+        assert doubt.remedy.endswith(then)
+
+    def test_what_another_doubt_leaves_open_is_not_promised(self) -> None:
+        found = replace(result("ill_conditioned"), doubts=(Doubt("server_changed", "x", "y"),))
+
+        assert [doubt.remedy for doubt in judge_search(found, 90)[1]][-1].endswith("allow='ill_conditioned'")
 
     def test_a_doubt_outranks_a_pass(self) -> None:
         found = CapacityResult(

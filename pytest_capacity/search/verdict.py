@@ -24,7 +24,7 @@ def judge_search(
     one below all rates that were tried and failed is open.
     Without one: MEASURED. Doubtful statuses outrank both unless ``allow`` names them.
     """
-    doubts = _doubts(result, allow)
+    doubts = _doubts(result, require_qps, allow)
     if result.status == "unattainable" and "unattainable" not in allow:
         is_open = require_qps is not None and require_qps < (result.ci_high_qps or 0.0)
         return (Verdict.INCONCLUSIVE if is_open else Verdict.FAIL), doubts
@@ -36,10 +36,10 @@ def judge_search(
     return (Verdict.INCONCLUSIVE, (doubt,)) if doubt else (Verdict.MEASURED, ())
 
 
-def _doubts(result: CapacityResult, allow: Collection[str]) -> tuple[Doubt, ...]:
+def _doubts(result: CapacityResult, require_qps: float | None, allow: Collection[str]) -> tuple[Doubt, ...]:
     doubts = [doubt for doubt in result.doubts if doubt.kind not in allow]
     if result.status in ("not_steady", "ill_conditioned", "generator_limited") and result.status not in allow:
-        reason = _status_doubt(result)
+        reason = _status_doubt(result, None if doubts else require_qps)
         if not any(doubt.kind == reason.kind for doubt in doubts):
             doubts.append(reason)
     return tuple(doubts)
@@ -61,13 +61,17 @@ def _want_of_evidence(result: CapacityResult, allow: Collection[str]) -> Doubt |
     return _too_wide(result) if too_wide and result.status == "budget" and "budget" not in allow else None
 
 
-def _status_doubt(result: CapacityResult) -> Doubt:
+def _status_doubt(result: CapacityResult, require_qps: float | None) -> Doubt:
+    """The doubt that is the status; with a requirement it tells what the interval alone says of that."""
     if result.status == "ill_conditioned":
         number = result.condition_number or 0.0
+        by_interval = _against(require_qps, result)[0] if require_qps else Verdict.INCONCLUSIVE
+        is_open = by_interval is Verdict.INCONCLUSIVE
+        then = "" if is_open else f": by its interval {require_qps:g}/s is a {by_interval.name}"
         return Doubt(
             "ill_conditioned",
             f"the share of late requests {_hardly_depends(number)}: a single capacity says little",
-            "a bound further from the server's pauses, or allow='ill_conditioned'",
+            f"a bound further from the server's pauses, or allow='ill_conditioned'{then}",
         )
     if result.status == "not_steady":
         return Doubt("not_steady", "the server did not get steady in the warm-up", "a longer budget_s")
