@@ -164,6 +164,21 @@ class TestLoad:
 
         assert controller.result().verdict is not Verdict.FAIL
 
+    def test_half_of_what_a_slow_server_takes_once_warm_is_not_failed_while_it_is_cold(self) -> None:
+        """Its queue stays the same for minutes, too long for the mean request and not for the quickest.
+
+        Warm, it takes 42/s (``pytest-capacity simulate --truth``).
+        """
+        spec = ServerSpec(cost_item_s=0.009, lognormal_sigma=0.6, cold=Cold(factor=2.5, requests=1200))
+        verdicts = []
+        for seed in range(8):
+            controller = Sustain(P99_50, 21)
+            drive = simulated_drive.Drive(SimulatedServer(spec, seed), poisson(seed), 0.05)
+            drive.play(controller, controller.extend)
+            verdicts.append(controller.result().verdict)
+
+        assert Verdict.FAIL not in verdicts
+
     def test_overload_ends_long_before_the_budget(self) -> None:
         result = sustain(600)
 

@@ -448,8 +448,8 @@ class TestWarming:
 
     @pytest.mark.parametrize(("excess", "may"), [(0.0, False), (2.0, True)])
     def test_where_nobody_waits_the_replies_tell_whether_it_may_gain(self, excess: float, may: bool) -> None:
-        done = np.arange(4_000)
-        noise = np.random.default_rng(1).gamma(4, 0.25, 4_000)
+        done = np.arange(6_000)
+        noise = np.random.default_rng(1).gamma(4, 0.25, 6_000)
 
         warming = self.replies(0.02 * noise * (1 + excess * np.exp(-done / 2_000)), 200)
 

@@ -26,8 +26,9 @@ FLAT_S, FLAT_REQUESTS, FLAT_RATIO, FLAT_DIFFERENCE_S = 2.0, 20, 1.2, 0.001
 """Two seconds of a steady server differ by less than this in their median, or by under a millisecond."""
 HOPELESS = 0.03
 """When the warm server would serve the rate with less than this probability, it is overloaded."""
-SURELY, UNLIKELY, MOST_UNLIKELY = 0.8, 0.15, 0.3
-"""A server was cold from the one, and is no more below the other: a breach is its own only then."""
+SURELY, UNLIKELY, MOST_UNLIKELY = 0.8, 0.05, 0.15
+"""A server was cold from the one, and is no more below the other: a breach is its own only then, as a FAIL is
+to be right in 95 %."""
 LITTLE_WORK, MUCH_WORK, SHORT_S, LONG_S = 2_000, 8_000, 10.0, 60.0
 """Over so many requests, or such a time, that probability grows: a cold one shows it by then, and noise
 leaves a doubt."""
@@ -284,14 +285,14 @@ class Warming:
     def may_gain(self, use: float, limit_s: float | None) -> bool:
         """Whether a server that uses so many times the allowed share may keep within it once it is warm.
 
-        One that holds no queue, and longer than the limit whatever it is sent, has all of that to gain. In
+        One that holds no queue, and even the quickest for longer than the limit, has all of that to gain. In
         one that is surely cold yet what is in flight may be a queue, though it stayed the same for a while.
         """
         needed = max(COLD_BY, math.log(max(use, 1.0)) / STEEPEST)
         held, needed_alone = self._held(), False
         is_surely_cold = self.warmth().still_cold(self.done, COLD_BY) > SURELY
         if limit_s is not None and len(held) and not is_surely_cold:
-            took_s = float(held[:, 1].mean()) / max(self.served_qps(STEADY_S), 1e-9)
+            took_s = min(float(held[:, 1].mean()) / max(self.served_qps(STEADY_S), 1e-9), self._alone_s())
             needed_alone = took_s > limit_s
             needed = max(needed, math.log(took_s / limit_s)) if needed_alone else needed
         now_s, done = self._progress[-1]
@@ -299,6 +300,12 @@ class Warming:
         # One without a queue shows at once what it is: only what was seen of it counts, not what might be.
         part = 1.0 if needed_alone else min(max(by_work, (now_s - SHORT_S) / (LONG_S - SHORT_S), 0.0), 1.0)
         return self.warmth().still_cold(done, needed) > UNLIKELY + part * (MOST_UNLIKELY - UNLIKELY)
+
+    def _alone_s(self) -> float:
+        """What the quickest replies at the rate take, 0 without any: they wait for nobody."""
+        _, latency, failed = self._replies[-1][1].columns()
+        good = latency[~failed]
+        return float(np.quantile(good, QUICKEST, method="lower")) if len(good) else 0.0
 
     def was_cold(self) -> bool:
         """Whether the server was surely much slower at first than it is in the end."""
