@@ -60,7 +60,7 @@ class Knowledge:
         if not warm and self.saturation is None:
             warm = found[-1:]
         for window in warm:
-            window.load_factor = math.exp(COLD_EXPONENT * self._slowdown(window)[0])
+            window.slowdown = math.exp(self._slowdown(window)[0])
         # What is not known of the cold start moves all windows together.
         requests = [window.sent for window in warm]
         errors = [self._slowdown(window)[1] * window.sent for window in warm]

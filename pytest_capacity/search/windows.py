@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from pytest_capacity.protocols import Floats, Health, Observation, Probe
@@ -35,7 +33,7 @@ class Window:
     def __init__(self, probe: Probe, start_s: float, slo: SLO, *, requests_before: int = 0) -> None:
         self.probe, self.start_s, self._slo = probe, start_s, slo
         self.requests_before = requests_before
-        self.load_factor = 1.0
+        self.slowdown = 1.0
         self.tells_warmth = True
         self.void = False
         self.evidence = Evidence(slo.largest_limit_ms)
@@ -185,14 +183,20 @@ class Window:
         return float(np.quantile(latency, 1 - allowed_share, method="lower")) if len(latency) else 0.0
 
     def levels(self, bound: Bound) -> LevelCounts:
-        """How many requests outside spikes were above each part of a latency bound's limit."""
-        if bound not in self._levels:
+        """How many requests outside spikes would have been above each part of a latency bound's limit, warm.
+
+        To a server that takes so many times as long for all that it does, time runs as much slower: its load
+        is the warm server's at a rate as much higher, and its latencies are as much longer.
+        """
+        known, warm_qps = self._levels.get(bound), self.rate_qps * self.slowdown
+        if known is None or known.rate_qps != warm_qps:
             intended, latency, _ = self.evidence.columns()
             limit_s = (bound.limit_ms or 0.0) / 1000
-            latency = latency[outside(intended, self.spikes(bound), limit_s)]
+            latency = latency[outside(intended, self.spikes(bound), limit_s)] / self.slowdown
             above = tuple(int((latency > level * limit_s).sum()) for level in LEVELS)
-            self._levels[bound] = LevelCounts(self.rate_qps, len(latency), above, overloaded=self.overloaded)
-        return replace(self._levels[bound], rate_qps=self.rate_qps * self.load_factor)
+            known = LevelCounts(warm_qps, len(latency), above, overloaded=self.overloaded)
+            self._levels[bound] = known
+        return known
 
     def spikes(self, bound: Bound) -> list[Spike]:
         """The spikes under a latency bound."""
