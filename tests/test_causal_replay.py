@@ -238,7 +238,8 @@ def test_each_probe_s_requests_are_told_once_in_order_and_those_that_wait_at_its
         assert last.health.not_sent == 0
     facts: Any = trace_facts(load.source)
     assert facts["turns_held_back"] > 5
-    assert facts["requests"] == pytest.approx(sent, abs=5)
+    # Those that leave while a probe ends are not among them: the more of them, the busier the machine.
+    assert facts["requests"] == pytest.approx(sent, rel=0.2)
     (doubt,) = trace_doubts(load.source, None)
     assert doubt.kind == "sessions_held_back"
     assert trace_doubts(load.source, None, most_qps=RATE_QPS) == ()
