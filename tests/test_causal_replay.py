@@ -207,7 +207,7 @@ class TwoProbes:
 
 @pytest.mark.parametrize(("name", "workers"), [("aiohttp", None), ("fast", 1), ("fast", 2)])
 def test_each_probe_s_requests_are_told_once_in_order_and_those_that_wait_at_its_end_never(
-    tmp_path: Path, name: str, workers: int | None
+    tmp_path: Path, name: str, workers: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Rows of 0.3 s of waiting are in the air and behind it when the first probe ends."""
     path = write_trace(tmp_path / "a.trace.jsonl", made_rows(20.0))
@@ -219,6 +219,13 @@ def test_each_probe_s_requests_are_told_once_in_order_and_those_that_wait_at_its
     with served.server() as server:
         target = HttpTarget(server.url, timeout_s=10)
         load = LoadRun(target, conditions, largest_limit_ms=5000.0, qps=2.5 * RATE_QPS)
+        end, due = load.source.end, list[int]()
+
+        def note_due(played_s: float, sent: int, came: Came | None = None) -> None:
+            due.append(0 if came is None else int(np.count_nonzero(~np.isnan(came.due_s))))
+            end(played_s, sent, came)
+
+        monkeypatch.setattr(load.source, "end", note_due)
         with load:
             load.play(controller)
 
@@ -238,8 +245,10 @@ def test_each_probe_s_requests_are_told_once_in_order_and_those_that_wait_at_its
         assert last.health.not_sent == 0
     facts: Any = trace_facts(load.source)
     assert facts["turns_held_back"] > 5
-    # Those that leave while a probe ends are not among them: the more of them, the busier the machine.
-    assert facts["requests"] == pytest.approx(sent, rel=0.2)
+    assert facts["requests"] == sum(due)
+    assert trace_facts(load.source, (), sent) == facts | {"requests": sent}
+    # Those that leave while a probe ends were not yet due: the more of them, the busier the machine.
+    assert sum(due) == pytest.approx(sent, rel=0.2)
     (doubt,) = trace_doubts(load.source, None)
     assert doubt.kind == "sessions_held_back"
     assert trace_doubts(load.source, None, most_qps=RATE_QPS) == ()
